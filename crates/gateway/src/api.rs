@@ -1,0 +1,221 @@
+//! The admin API as it crosses the socket: request and answer types, one per endpoint.
+//!
+//! HTTP/1.1 with JSON over the daemon's Unix socket. Long answers are newline-delimited JSON, one
+//! value a line, so that a client can show progress and memory stays flat.
+//!
+//! | method and path | query or body | answer |
+//! | --- | --- | --- |
+//! | `GET /v1/health` | | [`Health`] |
+//! | `GET /v1/status` | | [`Status`] |
+//! | `GET /v1/config` | | list of [`SettingInfo`] |
+//! | `GET /v1/ls` | [`PathQuery`] | lines of [`LsEntry`] |
+//! | `GET /v1/stat` | [`PathQuery`] | [`LsEntry`] |
+//! | `GET /v1/du` | [`PathQuery`] | [`Usage`] |
+//! | `POST /v1/free`, `/v1/pin`, `/v1/unpin` | [`PathQuery`] as JSON | [`Usage`] of what was changed |
+//! | `POST /v1/check` | [`PathQuery`] as JSON | lines of [`CheckEvent`] |
+//! | `POST /v1/shutdown` | | 202, then the daemon unmounts and ends |
+//! | `GET /metrics` | | Prometheus text |
+//!
+//! Errors are [`ApiError`] with a matching HTTP status. Paths are relative to the mount's root.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Which path a request is about.
+#[derive(Debug, Clone, Serialize, Deserialize, Default)]
+pub struct PathQuery {
+    /// Relative to the root of the mount, without slashes at the ends; empty is the root.
+    #[serde(default)]
+    pub path: String,
+    /// Also everything below.
+    #[serde(default)]
+    pub recursive: bool,
+    /// Only what is cached on this node.
+    #[serde(default)]
+    pub cached: bool,
+}
+
+/// Whether the daemon serves.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Health {
+    /// `starting`, `serving` or `stopping`.
+    pub state: String,
+    /// The daemon's process id.
+    pub pid: u32,
+}
+
+/// One file or directory.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LsEntry {
+    /// Path relative to the root of the mount.
+    pub path: String,
+    /// True for a directory; the fields below are then absent or zero.
+    pub directory: bool,
+    /// Bytes.
+    pub size: u64,
+    /// Milliseconds since 1970.
+    pub modified_ms: i64,
+    /// The entity tag, without quotes.
+    pub etag: Option<String>,
+    /// `s3://bucket/key`.
+    pub location: Option<String>,
+    /// Bytes of it that are on this node's disks.
+    pub cached_bytes: u64,
+    /// True if it is complete on this node.
+    pub cached: bool,
+    /// True if it is pinned.
+    pub pinned: bool,
+}
+
+/// How much something holds.
+#[derive(Debug, Clone, Serialize, Deserialize, Default)]
+pub struct Usage {
+    /// Files below the path.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Files complete on this node.
+    pub cached_files: u64,
+    /// Bytes on this node.
+    pub cached_bytes: u64,
+    /// Files pinned.
+    pub pinned_files: u64,
+}
+
+/// Progress and result of a check.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the doc of each variant covers its fields")]
+pub enum CheckEvent {
+    /// So far: files and bytes read back, of how many.
+    Progress { files: u64, bytes: u64, files_total: u64, bytes_total: u64 },
+    /// A cached file did not match its checksum; it was dropped and will be fetched again.
+    Corrupt { path: String, detail: String },
+    /// The end: files checked, bytes read, files dropped.
+    Done { files: u64, bytes: u64, corrupt: u64 },
+}
+
+/// One setting: its value and where it came from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SettingInfo {
+    /// The name in the config file, such as `cache.scrub_rate`.
+    pub name: String,
+    /// The value in effect, as the user would write it.
+    pub value: String,
+    /// `flag`, `env FEEDLINE_X`, `file PATH` or `default`.
+    pub source: String,
+    /// One sentence.
+    pub help: String,
+}
+
+/// Everything about a running daemon.
+#[derive(Debug, Clone, Serialize, Deserialize, Default)]
+pub struct Status {
+    /// Version of the binary.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// Where it is mounted.
+    pub mountpoint: String,
+    /// What is mounted, in the order of the config.
+    pub sources: Vec<MountedSource>,
+    /// Seconds since it began to serve.
+    pub uptime_s: f64,
+    /// `passthrough` or `none`, and why.
+    pub open_mode: String,
+    /// The reason for the mode, when it is not the one asked for.
+    pub open_mode_reason: Option<String>,
+    /// Each cache directory.
+    pub cache: Vec<CacheDirStatus>,
+    /// Reads answered from the cache and from the store.
+    pub reads: ReadStatus,
+    /// Requests to the object store by verb (`GET`, `LIST`, `HEAD`, `PUT`).
+    pub requests: BTreeMap<String, u64>,
+    /// Requests that were retried, by cause (`503`, `500`, `timeout`, `reset`, `short`).
+    pub retries: BTreeMap<String, u64>,
+    /// Requests to the store in flight, and how many are allowed now.
+    pub requests_in_flight: u64,
+    /// The limit that adapts to 503s.
+    pub requests_limit: u64,
+    /// The tree.
+    pub namespace: NamespaceStatus,
+    /// FUSE requests by name since the mount.
+    pub fuse_requests: BTreeMap<String, u64>,
+    /// Resident memory of the daemon, bytes.
+    pub resident_bytes: u64,
+    /// Inodes that the kernel holds.
+    pub inodes: u64,
+}
+
+/// One bucket or prefix in the tree.
+#[derive(Debug, Clone, Serialize, Deserialize, Default)]
+pub struct MountedSource {
+    /// Where in the tree; empty is the root.
+    pub path: String,
+    /// `s3://bucket/prefix`.
+    pub url: String,
+}
+
+/// One cache directory.
+#[derive(Debug, Clone, Serialize, Deserialize, Default)]
+pub struct CacheDirStatus {
+    /// The directory.
+    pub dir: String,
+    /// The quota in bytes.
+    pub quota_bytes: u64,
+    /// Bytes on disk, blocks included.
+    pub used_bytes: u64,
+    /// Complete objects.
+    pub objects: u64,
+    /// Objects pinned.
+    pub pinned: u64,
+    /// `ok`, `full` or `set aside: REASON`.
+    pub state: String,
+    /// Objects evicted since the mount.
+    pub evicted: u64,
+    /// Objects that failed their checksum since the mount.
+    pub corrupt: u64,
+}
+
+/// Reads since the mount. What the kernel answers alone is not seen and not counted.
+#[derive(Debug, Clone, Serialize, Deserialize, Default)]
+pub struct ReadStatus {
+    /// Opens answered with a cached file (the kernel reads it alone).
+    pub passthrough_opens: u64,
+    /// Opens served by the daemon.
+    pub cached_opens: u64,
+    /// Bytes answered from the cache by the daemon.
+    pub hit_bytes: u64,
+    /// Bytes fetched from the store.
+    pub store_bytes: u64,
+    /// Reads or opens answered from the cache.
+    pub hits: u64,
+    /// Objects or pages that had to be fetched.
+    pub misses: u64,
+}
+
+/// What is known of the tree.
+#[derive(Debug, Clone, Serialize, Deserialize, Default)]
+pub struct NamespaceStatus {
+    /// Directories listed.
+    pub directories: u64,
+    /// Entries in them.
+    pub entries: u64,
+    /// Keys that cannot be shown as a path, by reason.
+    pub hidden: BTreeMap<String, u64>,
+    /// A few such keys, with the reason.
+    pub hidden_examples: Vec<String>,
+    /// LIST requests sent.
+    pub lists: u64,
+}
+
+/// Why a request failed.
+#[derive(Debug, Clone, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct ApiError {
+    /// One sentence that names the object and the way out.
+    pub message: String,
+    /// `not_found`, `bad_request`, `unavailable` or `internal`.
+    pub kind: String,
+}

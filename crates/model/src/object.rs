@@ -1,0 +1,189 @@
+//! What is read: one version of one object of one source.
+
+use std::fmt;
+use std::sync::Arc;
+
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+/// Names one bucket, container or folder: the hash of its canonical URL (scheme, endpoint, bucket;
+/// no prefix). The same on every node and after every restart.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SourceId(pub u64);
+
+impl SourceId {
+    /// The id of the source with this canonical URL.
+    #[must_use]
+    pub fn of_url(canonical_url: &str) -> Self {
+        Self(xxh3_64(canonical_url.as_bytes()))
+    }
+}
+
+impl fmt::Debug for SourceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SourceId({:016x})", self.0)
+    }
+}
+
+/// The entity tag of a version, without quotes. An MD5 tag, by far the most common, takes no heap.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum ETag {
+    /// 32 lower-case hexadecimal digits, as S3 gives for a single-part upload.
+    Md5([u8; 16]),
+    /// Any other text: multipart tags, GCS and Azure tags, folders.
+    Other(Box<str>),
+    /// The store gives none; size and time of modification alone tell versions apart.
+    Absent,
+}
+
+impl ETag {
+    /// Reads a tag as a store sends it, with or without quotes. Empty text is [`ETag::Absent`].
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let bare = text.trim().trim_matches('"');
+        if bare.is_empty() {
+            return Self::Absent;
+        }
+        md5_from_hex(bare).map_or_else(|| Self::Other(bare.into()), Self::Md5)
+    }
+
+    /// The tag as text without quotes, or `None` when the store gave none.
+    #[must_use]
+    pub fn text(&self) -> Option<String> {
+        match self {
+            Self::Md5(digest) => Some(hex(digest)),
+            Self::Other(text) => Some(text.to_string()),
+            Self::Absent => None,
+        }
+    }
+}
+
+/// 16 bytes from 32 lower-case hexadecimal digits. Upper case is another tag: tags are opaque.
+fn md5_from_hex(text: &str) -> Option<[u8; 16]> {
+    let bytes = text.as_bytes();
+    if bytes.len() != 32 {
+        return None;
+    }
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
+    let mut digest = [0; 16];
+    for (out, pair) in digest.iter_mut().zip(bytes.chunks_exact(2)) {
+        *out = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Some(digest)
+}
+
+/// Lower-case hexadecimal digits of `bytes`.
+fn hex(bytes: &[u8]) -> String {
+    use fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// What tells one version of an object from another, as the listing gives it.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Version {
+    /// Bytes.
+    pub size: u64,
+    /// Milliseconds since 1970, as the store reports the last modification.
+    pub modified_ms: i64,
+    /// The entity tag.
+    pub etag: ETag,
+}
+
+/// One version of one object: all that a link of the chain needs to fetch its bytes.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Object {
+    /// The bucket.
+    pub source: SourceId,
+    /// The whole key in the bucket, prefix included.
+    pub key: Arc<str>,
+    /// The version seen in the listing; every fetch is pinned to it.
+    pub version: Version,
+}
+
+impl Object {
+    /// The id of this version's bytes. Cost: one 128-bit hash of the key and the version.
+    #[must_use]
+    pub fn id(&self) -> ObjectId {
+        let mut hasher = Xxh3::new();
+        hasher.update(&self.source.0.to_le_bytes());
+        hasher.update(&(self.key.len() as u64).to_le_bytes());
+        hasher.update(self.key.as_bytes());
+        hasher.update(&self.version.size.to_le_bytes());
+        match &self.version.etag {
+            ETag::Md5(digest) => {
+                hasher.update(&[1]);
+                hasher.update(digest);
+            }
+            ETag::Other(text) => {
+                hasher.update(&[2]);
+                hasher.update(text.as_bytes());
+            }
+            // A tag outranks the time: a copy of the same bytes keeps its tag where stores allow.
+            ETag::Absent => {
+                hasher.update(&[0]);
+                hasher.update(&self.version.modified_ms.to_le_bytes());
+            }
+        }
+        ObjectId(hasher.digest128().to_le_bytes())
+    }
+}
+
+/// Names the bytes of one version of one object, on every node and after every restart.
+///
+/// 128 bits of XXH3 over source, key and version: with 10 million objects the chance that any two
+/// share an id is 1e-25.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectId(pub [u8; 16]);
+
+impl ObjectId {
+    /// The first 64 bits, uniform: good as a hash, as a placement key or as an inode number.
+    #[must_use]
+    pub fn hash64(&self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        u64::from_le_bytes([a, b, c, d, e, f, g, h])
+    }
+}
+
+impl fmt::Display for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex(&self.0))
+    }
+}
+
+impl fmt::Debug for ObjectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ObjectId({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(key: &str, etag: &str) -> Object {
+        let version = Version { size: 7, modified_ms: 1, etag: ETag::parse(etag) };
+        Object { source: SourceId(1), key: key.into(), version }
+    }
+
+    #[test]
+    fn a_tag_survives_parse_and_text() {
+        for tag in ["0123456789abcdef0123456789abcdef", "ABCDEF", "x-2", "0123-4"] {
+            assert_eq!(ETag::parse(&format!("\"{tag}\"")).text().as_deref(), Some(tag));
+        }
+        assert_eq!(ETag::parse("\"\""), ETag::Absent);
+    }
+
+    #[test]
+    fn another_key_or_tag_is_another_id() {
+        let base = object("a", "x");
+        assert_eq!(base.id(), object("a", "x").id());
+        assert_ne!(base.id(), object("b", "x").id());
+        assert_ne!(base.id(), object("a", "y").id());
+    }
+}

@@ -1,0 +1,151 @@
+//! The links of the read chain and what they say to each other.
+
+use std::fmt;
+use std::fs::File;
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::directory::Directory;
+use crate::error::ReadError;
+use crate::object::{Object, ObjectId, SourceId, Version};
+
+/// How urgent a read is. Someone waits for a demand read; a fill read gives way to it everywhere.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub enum Priority {
+    /// In the background: read-ahead, fill, load.
+    Fill,
+    /// A process waits for these bytes now.
+    Demand,
+}
+
+/// Where the bytes of an object come from.
+///
+/// Every link of the read path is one of these: the cache, the peer that owns the object, the
+/// object store. A link knows only the next one, so links are tested and re-ordered one at a time.
+#[async_trait]
+pub trait BlockSource: fmt::Debug + Send + Sync {
+    /// Reads `range`, in bytes from the start of `object`; it must lie within the object.
+    ///
+    /// Returns exactly the bytes of the range, all of the one version asked for, or an error. Many
+    /// tasks may read the same object at once. Dropping the future leaks nothing and cancels
+    /// nobody else's read.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReadError`]; each variant says what the caller should do.
+    async fn read(
+        &self,
+        object: &Object,
+        range: Range<u64>,
+        priority: Priority,
+    ) -> Result<Bytes, ReadError>;
+}
+
+/// One page of a listing to ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListRequest {
+    /// Only keys that start with this text.
+    pub prefix: String,
+    /// True: keys with a `/` after the prefix are folded into [`ListPage::prefixes`].
+    pub delimiter: bool,
+    /// The [`ListPage::next`] of the page before, or `None` for the first.
+    pub token: Option<String>,
+}
+
+/// One object as a listing gives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedObject {
+    /// The whole key, exactly as the store has it: it may be no valid path.
+    pub key: String,
+    /// The version listed.
+    pub version: Version,
+}
+
+/// One page of a listing: at most 1,000 names on most stores.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListPage {
+    /// Objects, in the store's order (S3: bytes of the key).
+    pub objects: Vec<ListedObject>,
+    /// Folded prefixes, each with its final `/`.
+    pub prefixes: Vec<String>,
+    /// What to pass for the page after this one; `None` when this is the last.
+    pub next: Option<String>,
+}
+
+/// Lists the keys of one source.
+#[async_trait]
+pub trait Lister: fmt::Debug + Send + Sync {
+    /// Fetches one page. Cost: one LIST request, plus retries.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReadError`]; [`ReadError::NotFound`] means that the bucket is missing, never that
+    /// the prefix is empty.
+    async fn list(&self, request: &ListRequest) -> Result<ListPage, ReadError>;
+
+    /// The source that it lists.
+    fn source(&self) -> SourceId;
+}
+
+/// A complete object on this node's disk, open for reading.
+#[derive(Debug, Clone)]
+pub struct CachedFile {
+    /// Exactly the object's bytes, from offset 0.
+    pub file: Arc<File>,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// Which objects are complete on this node, and where.
+pub trait ObjectIndex: fmt::Debug + Send + Sync {
+    /// Opens the object's file if the object is complete and sound here; marks it used.
+    ///
+    /// `None` is a miss, not a failure: read through [`BlockSource`] instead. Never blocks on the
+    /// network; after an unclean stop the first open of an object reads it once to verify it.
+    /// Cost of a hit: one `open(2)`, one `fstat(2)`.
+    fn open(&self, object: &Object) -> Option<CachedFile>;
+
+    /// True if the object is complete here. Memory only.
+    fn contains(&self, id: &ObjectId) -> bool;
+
+    /// Marks an object used without opening it. Memory only.
+    fn touch(&self, id: &ObjectId);
+
+    /// Registers who may hold an object's file; asked before every eviction. At most one.
+    fn set_holder(&self, holder: Arc<dyn ObjectHolder>);
+}
+
+/// Someone who keeps cached files in use beyond a single read: the mount, with its backing ids.
+pub trait ObjectHolder: fmt::Debug + Send + Sync {
+    /// Asks to let go of an object that is about to be evicted.
+    ///
+    /// True: nothing holds it any more, its file may be unlinked and its space is free at once.
+    /// False: it is in use; choose another victim. Called from the cache's own thread, never under
+    /// a lock of the cache.
+    fn let_go(&self, id: &ObjectId) -> bool;
+}
+
+/// The bucket as a tree of directories.
+///
+/// A path is relative to the root of the tree, without a slash at either end; the root is `""`.
+#[async_trait]
+pub trait Tree: fmt::Debug + Send + Sync {
+    /// The complete listing of `path` if it is known and no older than the metadata TTL.
+    /// Memory only: `None` means "ask [`Tree::list`]", not "absent".
+    fn peek(&self, path: &str) -> Option<Arc<Directory>>;
+
+    /// The complete listing of `path`, from memory or from the store. `Ok(None)`: no such
+    /// directory. Joins a listing of the same path that is already under way. When the store does
+    /// not answer, an outdated listing is returned rather than an error.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReadError`].
+    async fn list(&self, path: &str) -> Result<Option<Arc<Directory>>, ReadError>;
+
+    /// Marks the listing of `path` as outdated: the next [`Tree::list`] asks the store.
+    fn expire(&self, path: &str);
+}
