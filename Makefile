@@ -1,0 +1,32 @@
+# make demo    the main job on this machine: a bucket with cloud latency, a mount, three epochs, a chart
+# make test    everything that must hold: format, lints, licences, tidy, all tests
+# make bench   the table of targets, measured side by side (see bench/README.md)
+
+.PHONY: demo test bench build lint clean
+
+demo:
+	@scripts/setup demo
+	cargo build --release --locked --package feedline
+	target/release/feedline demo
+
+test: lint
+	FEEDLINE_PYTHON=$(CURDIR)/.venv/bin/python cargo test --workspace --locked
+
+lint:
+	@scripts/setup test
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo xtask tidy
+	@scripts/check-deps
+
+bench:
+	@scripts/setup demo
+	cargo build --release --locked --package feedline
+	target/release/feedline bench targets
+
+build:
+	@scripts/setup build
+	cargo build --release --locked --package feedline
+
+clean:
+	cargo clean
