@@ -1,1 +1,18 @@
-//! Placeholder.
+//! Measures us and others with the same loader; makes and uploads data sets.
+//!
+//! # Reading order
+//!
+//! [`dataset`] makes what is read, [`order`] says in which order DALI reads it, [`train`] is the
+//! loader, [`read`] and [`meta`] are the plain measurements, [`targets`] composes them into the table
+//! that `make bench` prints, [`report`] draws results.
+//!
+//! # Deliberately absent
+//!
+//! - No knowledge of how Feedline works inside: it measures mounted folders and runs the
+//!   `feedline` command as a user would.
+
+pub mod dataset;
+pub mod facts;
+pub mod order;
+mod time;
+pub mod units;
