@@ -11,8 +11,15 @@
 //! - No knowledge of how Feedline works inside: it measures mounted folders and runs the
 //!   `feedline` command as a user would.
 
+pub mod bench;
+pub mod caches;
 pub mod dataset;
 pub mod facts;
+pub mod files;
+pub mod jpeg;
 pub mod order;
 mod time;
+pub mod train;
 pub mod units;
+
+pub use bench::{BenchArgs, run};

@@ -1,5 +1,6 @@
 //! Sizes and rates as people write them, and percentiles.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,55 @@ impl Latency {
     }
 }
 
+/// Durations counted in classes 3 % wide (32 to an octave), so that those of many processes can be
+/// added up and still give percentiles.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Histogram {
+    counts: BTreeMap<u32, u64>,
+}
+
+impl Histogram {
+    /// Counts one duration.
+    pub fn add(&mut self, duration: Duration) {
+        let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX).max(32);
+        let octave = nanoseconds.ilog2();
+        let class = octave * 32 + ((nanoseconds >> (octave - 5)) as u32 & 31);
+        *self.counts.entry(class).or_default() += 1;
+    }
+
+    /// Adds all of another.
+    pub fn merge(&mut self, other: &Self) {
+        for (class, count) in &other.counts {
+            *self.counts.entry(*class).or_default() += count;
+        }
+    }
+
+    /// How many were counted.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.counts.values().sum()
+    }
+
+    /// Its percentiles, each the middle of its class.
+    #[must_use]
+    pub fn latency(&self) -> Latency {
+        let total = self.count();
+        let at = |percent: u64| {
+            let rank = (total * percent).div_ceil(100).max(1);
+            let mut seen = 0;
+            let class = self.counts.iter().find(|(_, count)| {
+                seen += **count;
+                seen >= rank
+            });
+            class.map_or(0.0, |(class, _)| {
+                let (octave, part) = (class / 32, class % 32);
+                2_f64.powi(octave as i32) * (1.0 + (f64::from(part) + 0.5) / 32.0) / 1e3
+            })
+        };
+        Latency { p50_us: at(50), p99_us: at(99), max_us: at(100) }
+    }
+}
+
 fn microseconds(nanoseconds: u64) -> f64 {
     Duration::from_nanos(nanoseconds).as_secs_f64() * 1e6
 }
@@ -85,6 +135,20 @@ mod tests {
         assert_eq!(parse_size("7"), Ok(7));
         assert!(parse_size("KB").is_err());
         assert!(parse_size("1 parsec").is_err());
+    }
+
+    #[test]
+    fn histograms_add_up_and_are_within_three_percent() {
+        let (mut low, mut high) = (Histogram::default(), Histogram::default());
+        for n in 1..=100 {
+            let half = if n <= 50 { &mut low } else { &mut high };
+            half.add(Duration::from_micros(n * 10));
+        }
+        low.merge(&high);
+        let latency = low.latency();
+        assert_eq!(low.count(), 100);
+        assert!((latency.p50_us / 500.0 - 1.0).abs() < 0.03, "{latency:?}");
+        assert!((latency.p99_us / 990.0 - 1.0).abs() < 0.03, "{latency:?}");
     }
 
     #[test]

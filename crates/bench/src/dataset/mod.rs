@@ -10,6 +10,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
+pub use pool::Random;
 pub use make::{MANIFEST, Made, MakeArgs, make};
 
 /// `feedline dataset`

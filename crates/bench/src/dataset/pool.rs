@@ -30,16 +30,20 @@ pub(super) const WIDTHS: [u16; 8] = [256, 320, 375, 400, 500, 640, 800, 1024];
 
 /// SplitMix64: tiny, and its stream is fixed for good, unlike that of a library's generator.
 #[derive(Debug, Clone)]
-pub(super) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64, stream: u64) -> Self {
+    /// The stream `stream` of `seed`.
+    #[must_use]
+    pub fn new(seed: u64, stream: u64) -> Self {
         let mut random = Self(seed ^ stream.wrapping_mul(0xd134_2543_de82_ef95));
         random.next();
         random
     }
 
-    pub(super) fn next(&mut self) -> u64 {
+    /// The next 64 bits.
+    #[expect(clippy::should_implement_trait, reason = "it never ends")]
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut word = self.0;
         word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -48,18 +52,18 @@ impl Random {
     }
 
     /// 0 to `range` - 1. The bias is below one in 2^32 for the small ranges here.
-    pub(super) fn below(&mut self, range: usize) -> usize {
+    pub fn below(&mut self, range: usize) -> usize {
         ((u128::from(self.next()) * range as u128) >> 64) as usize
     }
 
     /// From 0 up to 1.
-    pub(super) fn unit(&mut self) -> f64 {
+    pub fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
     /// Standard normal, near enough: the sum of twelve uniform draws. Exact on every machine, as it
     /// only adds.
-    pub(super) fn normal(&mut self) -> f64 {
+    pub fn normal(&mut self) -> f64 {
         (0..12).map(|_| self.unit()).sum::<f64>() - 6.0
     }
 }
