@@ -1,0 +1,246 @@
+//! The listings known, in memory.
+//!
+//! # Invariants
+//!
+//! - At most `directories_max` listings; beyond that the least recently used go.
+//! - When a newer listing of a directory lacks a directory, everything known below that is gone
+//!   too, at once: no path is known that its parent's listing denies.
+//! - The lock is held for map operations only, never while listings are compared or awaited.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use feedline_model::{Directory, EntryKind};
+use parking_lot::RwLock;
+
+use crate::gather::DirectoryListing;
+use crate::rules::HiddenCounts;
+
+/// When full, the table gives up this part of its entries at once, so that looking for the least
+/// recently used costs little per insertion.
+const EVICT_FRACTION: usize = 16;
+
+#[derive(Debug)]
+struct Entry {
+    directory: Arc<Directory>,
+    hidden: HiddenCounts,
+    /// Somebody knows that the listing is wrong.
+    expired: AtomicBool,
+    /// When it was last used, in uses of the table.
+    used: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    by_path: BTreeMap<Arc<str>, Entry>,
+    entries: u64,
+    hidden: [u64; 8],
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Table {
+    inner: RwLock<Inner>,
+    uses: AtomicU64,
+    directories_max: usize,
+    evicted: AtomicU64,
+}
+
+/// A listing as known.
+#[derive(Debug, Clone)]
+pub(crate) struct Found {
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) expired: bool,
+}
+
+/// Sizes, for the statistics.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TableStats {
+    pub(crate) directories: u64,
+    pub(crate) entries: u64,
+    pub(crate) hidden: [u64; 8],
+    pub(crate) evicted: u64,
+}
+
+/// What an insertion did.
+#[derive(Debug)]
+pub(crate) struct Inserted {
+    /// The listing now in the table: the new one, or one that is newer still.
+    pub(crate) directory: Arc<Directory>,
+    /// Paths that are no longer known, because the new listing denies them.
+    pub(crate) removed: Vec<Arc<str>>,
+    /// False if the table already had a newer one.
+    pub(crate) stored: bool,
+}
+
+impl Inner {
+    fn count(&mut self, entry: &Entry, sign: i64) {
+        let add = |total: &mut u64, amount: u64| {
+            *total = total.wrapping_add_signed(sign * i64::try_from(amount).unwrap_or(i64::MAX));
+        };
+        add(&mut self.entries, entry.directory.len() as u64);
+        for (total, amount) in self.hidden.iter_mut().zip(entry.hidden) {
+            add(total, u64::from(amount));
+        }
+    }
+
+    fn remove(&mut self, path: &str) -> Option<Arc<str>> {
+        let (path, entry) = self.by_path.remove_entry(path)?;
+        self.count(&entry, -1);
+        Some(path)
+    }
+
+    fn insert(&mut self, entry: Entry) {
+        self.remove(&Arc::clone(&entry.directory.path));
+        self.count(&entry, 1);
+        self.by_path.insert(Arc::clone(&entry.directory.path), entry);
+    }
+
+    /// Removes `path` and all below it.
+    fn remove_subtree(&mut self, path: &str, removed: &mut Vec<Arc<str>>) {
+        removed.extend(self.remove(path));
+        // Everything below sorts between "path/" and "path0": '0' follows '/'.
+        let (from, to) = (format!("{path}/"), format!("{path}0"));
+        let bounds = (Bound::Included(from.as_str()), Bound::Excluded(to.as_str()));
+        let under: Vec<Arc<str>> =
+            self.by_path.range::<str, _>(bounds).map(|(path, _)| Arc::clone(path)).collect();
+        removed.extend(under.iter().filter_map(|path| self.remove(path)));
+    }
+}
+
+/// True if `directory` shows a directory called `name`.
+pub(crate) fn has_directory(directory: &Directory, name: &str) -> bool {
+    directory
+        .find(name)
+        .is_some_and(|index| matches!(directory.entry(index).kind, EntryKind::Directory))
+}
+
+/// The paths of directories that `old` shows and `new` does not.
+fn gone(old: &Directory, new: &Directory) -> Vec<String> {
+    old.iter()
+        .filter(|entry| entry.kind == EntryKind::Directory && !has_directory(new, entry.name))
+        .map(|entry| old.child_path(entry.name))
+        .collect()
+}
+
+impl Table {
+    pub(crate) fn new(directories_max: usize) -> Self {
+        let (inner, uses, evicted) = Default::default();
+        Self { inner, uses, directories_max, evicted }
+    }
+
+    /// The listing of `path`, of whatever age; counts as a use.
+    pub(crate) fn get(&self, path: &str) -> Option<Found> {
+        let inner = self.inner.read();
+        let entry = inner.by_path.get(path)?;
+        entry.used.store(self.uses.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        let expired = entry.expired.load(Ordering::Relaxed);
+        Some(Found { directory: Arc::clone(&entry.directory), expired })
+    }
+
+    /// True if there is a listing of `path`.
+    pub(crate) fn contains(&self, path: &str) -> bool {
+        self.inner.read().by_path.contains_key(path)
+    }
+
+    /// Marks a listing as known to be wrong.
+    pub(crate) fn expire(&self, path: &str) {
+        if let Some(entry) = self.inner.read().by_path.get(path) {
+            entry.expired.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Puts a listing in, unless a newer one is there. An identical one keeps `changed_ms`.
+    pub(crate) fn insert(&self, listing: DirectoryListing) -> Inserted {
+        let DirectoryListing { mut directory, hidden, .. } = listing;
+        let taken_ms = directory.changed_ms;
+        loop {
+            let old = self.get(&directory.path).map(|found| found.directory);
+            let mut lost = Vec::new();
+            if let Some(old) = &old {
+                if directory.listed_ms < old.listed_ms {
+                    let directory = Arc::clone(old);
+                    return Inserted { directory, removed: Vec::new(), stored: false };
+                }
+                let same = old.same_entries(&directory);
+                directory.changed_ms = if same { old.changed_ms } else { taken_ms };
+                if !same {
+                    lost = gone(old, &directory);
+                }
+            }
+            let mut inner = self.inner.write();
+            let now_there = inner.by_path.get(&directory.path).map(|entry| &entry.directory);
+            let unchanged = match (&old, now_there) {
+                (None, None) => true,
+                (Some(old), Some(there)) => Arc::ptr_eq(old, there),
+                _ => false,
+            };
+            if !unchanged {
+                continue;
+            }
+            let mut removed = Vec::new();
+            for path in lost {
+                inner.remove_subtree(&path, &mut removed);
+            }
+            let directory = Arc::new(directory);
+            let used = self.uses.fetch_add(1, Ordering::Relaxed).into();
+            let expired = AtomicBool::new(false);
+            inner.insert(Entry { directory: Arc::clone(&directory), hidden, expired, used });
+            self.evict(&mut inner);
+            return Inserted { directory, removed, stored: true };
+        }
+    }
+
+    /// Puts a listing in as it was known before, its `changed_ms` included.
+    pub(crate) fn restore(&self, listing: DirectoryListing) {
+        let DirectoryListing { directory, hidden, .. } = listing;
+        let used = self.uses.fetch_add(1, Ordering::Relaxed).into();
+        let expired = AtomicBool::new(false);
+        let mut inner = self.inner.write();
+        inner.insert(Entry { directory: Arc::new(directory), hidden, expired, used });
+        self.evict(&mut inner);
+    }
+
+    fn evict(&self, inner: &mut Inner) {
+        let len = inner.by_path.len();
+        if len <= self.directories_max {
+            return;
+        }
+        let count = (self.directories_max / EVICT_FRACTION).max(len - self.directories_max);
+        let mut by_use: Vec<(u64, Arc<str>)> = inner
+            .by_path
+            .iter()
+            .map(|(path, entry)| (entry.used.load(Ordering::Relaxed), Arc::clone(path)))
+            .collect();
+        by_use.select_nth_unstable(count - 1);
+        for (_, path) in &by_use[..count] {
+            inner.remove(path);
+        }
+        self.evicted.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// Removes `path` and all below it; returns the paths removed.
+    pub(crate) fn remove_subtree(&self, path: &str) -> Vec<Arc<str>> {
+        let mut removed = Vec::new();
+        self.inner.write().remove_subtree(path, &mut removed);
+        removed
+    }
+
+    /// Everything known, for a rewrite of the state file.
+    pub(crate) fn snapshot(&self) -> Vec<(Arc<Directory>, HiddenCounts)> {
+        let inner = self.inner.read();
+        inner.by_path.values().map(|entry| (Arc::clone(&entry.directory), entry.hidden)).collect()
+    }
+
+    pub(crate) fn stats(&self) -> TableStats {
+        let inner = self.inner.read();
+        TableStats {
+            directories: inner.by_path.len() as u64,
+            entries: inner.entries,
+            hidden: inner.hidden,
+            evicted: self.evicted.load(Ordering::Relaxed),
+        }
+    }
+}
