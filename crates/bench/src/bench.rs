@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
-use crate::train;
+use crate::{meta, read, train};
 
 /// `feedline bench`
 #[derive(Debug, Args)]
@@ -16,6 +16,10 @@ pub struct BenchArgs {
 enum BenchCommand {
     /// Epochs of a training job: several processes read, decode and wait for a stand-in step
     Train(train::TrainArgs),
+    /// Read whole files in random order with several readers, or one large file
+    Read(read::ReadArgs),
+    /// Walk a tree with a stat of every entry
+    Meta(meta::MetaArgs),
     /// One training process; started by `train`
     #[command(hide = true)]
     Worker {
@@ -32,6 +36,8 @@ enum BenchCommand {
 pub fn run(args: BenchArgs) -> Result<()> {
     match args.command {
         BenchCommand::Train(args) => train::run(&args).map(drop),
+        BenchCommand::Read(args) => read::run(&args).map(drop),
+        BenchCommand::Meta(args) => meta::run(&args).map(drop),
         BenchCommand::Worker { config } => {
             let config = serde_json::from_str(&config).context("the worker's configuration")?;
             train::worker::run(&config)

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use parent::{Train, run, train};
+pub use parent::{Train, Watch, run, train};
 use protocol::ProcessEpoch;
 
 use crate::facts::Facts;
