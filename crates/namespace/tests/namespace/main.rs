@@ -1,0 +1,6 @@
+//! The tests of a namespace through its public face, over listers in memory.
+
+mod common;
+mod persistence;
+mod reference;
+mod tree;
