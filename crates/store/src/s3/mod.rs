@@ -1,0 +1,234 @@
+//! S3 and what speaks its protocol: GET and ListObjectsV2, signed, over object_store's HTTP client.
+//!
+//! Requests are made here and not through `object_store::ObjectStore`, because that parses every key
+//! of a listing as a path: one key with an empty part, `.` or a control character fails the whole
+//! page, and the slash of a marker `a/` is lost. Its client, signer and credential providers are used.
+//!
+//! # Invariants
+//!
+//! - A GET carries `If-Match` whenever the version has a tag, and the answer's tag and size are
+//!   compared with the version: bytes of another version are [`Failure::Changed`].
+//!
+//! # Deliberately absent
+//!
+//! - No retry, no limit, no writing.
+
+pub(crate) mod credentials;
+pub(crate) mod profile;
+pub(crate) mod xml;
+
+use std::fmt::Write as _;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use feedline_model::{Clock, ETag, ListPage, ListRequest, Object};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_MATCH, RANGE, RETRY_AFTER};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use object_store::aws::AwsAuthorizer;
+use object_store::client::{HttpClient, HttpRequest, HttpRequestBody, HttpResponse};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::backend::Backend;
+use crate::failure::{Failure, StatusAnswer};
+use crate::http::{Watchdog, http_failure, read_body, read_text};
+use credentials::S3Credentials;
+
+/// What a signature leaves as it is; everything else is percent-encoded.
+const QUERY_ENCODE: AsciiSet =
+    NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// As in a query, with the slashes between the parts of a key.
+const PATH_ENCODE: AsciiSet = QUERY_ENCODE.remove(b'/');
+
+/// A page of 1,000 keys of 1,024 bytes, percent-encoded threefold and with their tags, is 4 MiB.
+const LIST_BYTES_MAX: usize = 16 << 20;
+
+/// Error documents are a few hundred bytes; more is no error document of S3.
+const ERROR_BYTES_MAX: usize = 64 << 10;
+
+const BUCKET_REGION: HeaderName = HeaderName::from_static("x-amz-bucket-region");
+
+/// One bucket.
+#[derive(Debug)]
+pub(crate) struct S3Backend {
+    pub(crate) http: HttpClient,
+    /// `None`: requests are not signed.
+    pub(crate) credentials: Option<S3Credentials>,
+    pub(crate) region: String,
+    /// The bucket's address, without a slash at the end.
+    pub(crate) bucket_url: String,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) timeout: Duration,
+}
+
+impl S3Backend {
+    fn object_uri(&self, key: &str) -> Result<String, Failure> {
+        // URL parsers resolve such parts even when they are percent-encoded.
+        if key.is_empty() || key.split('/').any(|part| part == "." || part == "..") {
+            let why = "the key has a part \".\" or \"..\", which no URL can carry";
+            return Err(Failure::Malformed(why.into()));
+        }
+        Ok(format!("{}/{}", self.bucket_url, utf8_percent_encode(key, &PATH_ENCODE)))
+    }
+
+    /// Sends a signed GET and returns the answer if it is a success.
+    async fn send(
+        &self,
+        uri: String,
+        headers: HeaderMap,
+        watchdog: &mut Watchdog,
+    ) -> Result<HttpResponse, Failure> {
+        let mut request = HttpRequest::new(HttpRequestBody::empty());
+        *request.method_mut() = Method::GET;
+        *request.uri_mut() =
+            uri.parse().map_err(|e| Failure::Malformed(format!("{uri:?} is no URL: {e}")))?;
+        *request.headers_mut() = headers;
+        if let Some(credentials) = &self.credentials {
+            let credential = watchdog.guard(credentials.get()).await.map_err(|failure| {
+                Failure::CredentialsUnavailable(format!("{}: {}", credentials.origin, failure.text()))
+            })??;
+            AwsAuthorizer::new(&credential, "s3", &self.region)
+                .try_authorize(&mut request, None)
+                .map_err(|e| Failure::Malformed(format!("cannot sign: {e}")))?;
+        }
+        let response = watchdog.guard(self.http.execute(request)).await?;
+        let response = response.map_err(|error| http_failure(&error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        Err(self.status_failure(response, watchdog).await)
+    }
+
+    async fn status_failure(&self, response: HttpResponse, watchdog: &mut Watchdog) -> Failure {
+        let (parts, body) = response.into_parts();
+        let mut answer = StatusAnswer {
+            status: parts.status.as_u16(),
+            retry_after: retry_after(&parts.headers),
+            ..StatusAnswer::default()
+        };
+        // The status alone says enough if the document cannot be had.
+        if let Ok(text) = read_text(body, ERROR_BYTES_MAX, watchdog).await {
+            xml::parse_error(&text, &mut answer);
+        }
+        // The header names the bucket's region on every answer, also where the region is right.
+        let is_region_error = parts.status.is_redirection()
+            || answer.code == "AuthorizationHeaderMalformed"
+            || answer.code == "IllegalLocationConstraintException";
+        if is_region_error && answer.region.is_none() {
+            let region = parts.headers.get(BUCKET_REGION).and_then(|value| value.to_str().ok());
+            answer.region = region.map(str::to_owned);
+        }
+        if !is_region_error || answer.region.as_deref() == Some(self.region.as_str()) {
+            answer.region = None;
+        }
+        Failure::Status(answer)
+    }
+}
+
+#[async_trait]
+impl Backend for S3Backend {
+    async fn get(&self, object: &Object, range: Range<u64>) -> Result<Bytes, Failure> {
+        let expected = range.end - range.start;
+        let whole = expected == object.version.size;
+        let mut headers = HeaderMap::with_capacity(8);
+        if !whole {
+            let text = format!("bytes={}-{}", range.start, range.end - 1);
+            headers.insert(RANGE, header(&text)?);
+        }
+        if let Some(tag) = object.version.etag.text() {
+            headers.insert(IF_MATCH, header(&format!("\"{tag}\""))?);
+        }
+        let mut watchdog = Watchdog::new(&self.clock, self.timeout, expected);
+        let response = self.send(self.object_uri(&object.key)?, headers, &mut watchdog).await?;
+        check_version(object, whole, &range, &response)?;
+        read_body(response.into_body(), expected, &mut watchdog).await
+    }
+
+    async fn list(&self, request: &ListRequest) -> Result<ListPage, Failure> {
+        // Signatures sort the parameters themselves. Keys come URL-encoded, or else XML could not
+        // carry control characters.
+        let separator = if self.bucket_url.matches('/').count() > 2 { "" } else { "/" };
+        let mut uri =
+            format!("{}{separator}?list-type=2&encoding-type=url&max-keys=1000", self.bucket_url);
+        let mut parameter = |name: &str, value: &str| {
+            let _ = write!(uri, "&{name}={}", utf8_percent_encode(value, &QUERY_ENCODE));
+        };
+        if request.delimiter {
+            parameter("delimiter", "/");
+        }
+        if !request.prefix.is_empty() {
+            parameter("prefix", &request.prefix);
+        }
+        if let Some(token) = &request.token {
+            parameter("continuation-token", token);
+        }
+        let mut watchdog = Watchdog::new(&self.clock, self.timeout, LIST_BYTES_MAX as u64 / 16);
+        let response = self.send(uri, HeaderMap::new(), &mut watchdog).await?;
+        let text = read_text(response.into_body(), LIST_BYTES_MAX, &mut watchdog).await?;
+        xml::parse_list(&text)
+    }
+}
+
+fn header(text: &str) -> Result<HeaderValue, Failure> {
+    HeaderValue::from_str(text)
+        .map_err(|_| Failure::Malformed(format!("{text:?} cannot be sent as a header")))
+}
+
+/// How long the store asks to wait; the form with a date is not used by object stores.
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+/// Makes sure that the answer is of the version and of the range asked for.
+fn check_version(
+    object: &Object,
+    whole: bool,
+    range: &Range<u64>,
+    response: &HttpResponse,
+) -> Result<(), Failure> {
+    let text = |name| response.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    if let Some(tag) = text(ETAG) {
+        let tag = ETag::parse(tag.strip_prefix("W/").unwrap_or(tag));
+        if object.version.etag != ETag::Absent && tag != object.version.etag {
+            let (found, wanted) = (tag.text(), object.version.etag.text());
+            let why = format!(
+                "tag {} instead of {}",
+                found.unwrap_or_default(),
+                wanted.unwrap_or_default()
+            );
+            return Err(Failure::Changed(why));
+        }
+    }
+    let total = match response.status() {
+        StatusCode::PARTIAL_CONTENT => {
+            let value = text(CONTENT_RANGE).unwrap_or_default();
+            let (start, end, total) = content_range(value)
+                .ok_or_else(|| Failure::Malformed(format!("content range {value:?}")))?;
+            if total == Some(object.version.size) && (start, end) != (range.start, range.end) {
+                return Err(Failure::Malformed(format!("range {value:?} for {range:?}")));
+            }
+            total
+        }
+        _ if !whole => {
+            return Err(Failure::Malformed("the store ignores ranges".into()));
+        }
+        _ => text(CONTENT_LENGTH).and_then(|value| value.parse().ok()),
+    };
+    match total {
+        Some(total) if total != object.version.size => {
+            Err(Failure::Changed(format!("{total} bytes instead of {}", object.version.size)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Start, end (exclusive) and total of `bytes 0-9/100`; the total may be unknown.
+fn content_range(text: &str) -> Option<(u64, u64, Option<u64>)> {
+    let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (start, last) = range.split_once('-')?;
+    Some((start.parse().ok()?, last.parse::<u64>().ok()? + 1, total.parse().ok()))
+}
