@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::object::{ETag, Object, SourceId, Version};
+use crate::object::{Object, SourceId, Version};
 
 /// What an entry is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -201,6 +201,7 @@ impl DirectoryBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::object::ETag;
 
     fn version(size: u64) -> Version {
         Version { size, modified_ms: 0, etag: ETag::Absent }
