@@ -1,2 +1,30 @@
-//! The feedline command.
-fn main() {}
+//! The `feedline` command: reads the command line, runs one subcommand, ends with its exit code.
+//!
+//! # Invariants
+//!
+//! - One file per subcommand under `commands/`; a subcommand decides nothing that a daemon decides.
+//! - Errors are printed in one place, [`failure::report`]; a closed output pipe is no error.
+//! - A mount that may hang is looked at only through `/proc`, never with `stat` on it.
+//!
+//! # Deliberately absent
+//!
+//! - No settings of its own: the flags of `mount` are made from `node`'s table.
+//! - No state: what daemons run is in their run directory, what they know is behind their socket.
+
+mod background;
+mod cli;
+mod commands;
+mod daemon;
+mod failure;
+mod mount_options;
+mod mountinfo;
+mod output;
+mod settings;
+mod unmount;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args = mount_options::rewrite_args(std::env::args_os().collect());
+    ExitCode::from(cli::run(args))
+}

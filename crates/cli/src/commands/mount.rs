@@ -1,0 +1,163 @@
+//! `feedline mount`: starts a daemon that shows a bucket as a folder, in the background by default.
+//!
+//! The process that is typed checks the settings, starts itself again detached and waits until that
+//! one serves. The daemon starts `node`, then its watchdog, and ends when it is unmounted, asked to,
+//! or sent SIGTERM or SIGINT.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use feedline_node::config::ResolvedConfig;
+use feedline_node::registry;
+use rustix::mount::MountFlags;
+
+use crate::background;
+use crate::commands::watchdog;
+use crate::daemon::{self, Daemon};
+use crate::failure::{Exit, Failure, Outcome, one_line};
+use crate::mount_options::{self, MountOptions};
+use crate::settings::{self, SettingFlags};
+use crate::{mountinfo, unmount};
+
+/// What to mount where.
+#[derive(Debug, clap::Args)]
+#[command(
+    override_usage = "feedline mount [OPTIONS] SOURCE DIR\n       feedline mount [OPTIONS] --config FILE DIR",
+    after_help = "Examples:
+  feedline mount s3://bucket/imagenet /mnt/data --cache /ssd/feedline:500GiB
+  feedline mount s3://public-set /mnt/data --anonymous --metadata-ttl 1h
+  feedline mount s3://b /mnt/data --endpoint http://minio:9000
+  feedline mount --config /etc/feedline.toml /mnt/data      sources from its [[mounts]]
+  mount -t fuse.feedline s3://bucket /mnt/data -o cache=/ssd:500GiB,allow_other
+
+In /etc/fstab (with /sbin/mount.fuse.feedline a link to feedline, or feedline in PATH):
+  s3://bucket/prefix  /mnt/data  fuse.feedline  _netdev,allow_other,cache=/ssd:500GiB  0 0
+
+The command returns when files can be read, or with the daemon's error and exit code. The
+daemon's log is in its run directory; `feedline umount DIR` ends it.
+Credentials come from the standard chain of the cloud, never from a flag."
+)]
+pub(crate) struct Args {
+    /// A bucket or prefix (s3://, gs://, az://, file:///), and the directory to mount it on.
+    #[arg(value_names = ["SOURCE", "DIR"], num_args = 1..=2, required = true)]
+    targets: Vec<String>,
+    /// Stay in the foreground, and log to the terminal.
+    #[arg(long)]
+    foreground: bool,
+    /// Options as mount(8) and fstab write them: settings, and the kernel's noexec, noatime, ….
+    #[arg(short = 'o', value_name = "NAME[=VALUE],…")]
+    options: Vec<String>,
+    /// Started by a `mount` that waits for a word on our standard output.
+    #[arg(long, hide = true)]
+    detached: bool,
+    /// mount(8): check everything, mount nothing.
+    #[arg(short = 'f', hide = true)]
+    fake: bool,
+    /// mount(8): ignored, for it is about mtab, tolerance and verbosity.
+    #[arg(short = 'n', hide = true)]
+    no_mtab: bool,
+    #[arg(short = 's', hide = true)]
+    sloppy: bool,
+    #[arg(short = 'v', hide = true)]
+    verbose: bool,
+    /// mount(8): the type it was given.
+    #[arg(short = 't', hide = true)]
+    fs_type: Option<String>,
+    #[command(flatten)]
+    settings: SettingFlags,
+}
+
+/// Mounts; `command_line` is what to start again in the background.
+pub(crate) fn run(args: &Args, command_line: &[OsString]) -> Outcome {
+    if args.detached {
+        background::detach();
+    }
+    let outcome = mount(args, command_line);
+    if let (true, Err(error)) = (args.detached, &outcome) {
+        background::say_failed(error);
+    }
+    outcome
+}
+
+fn mount(args: &Args, command_line: &[OsString]) -> Outcome {
+    let (config, kernel) = configure(args)?;
+    prepare_mountpoint(&config.mountpoint, args.fake)?;
+    if args.fake {
+        return Ok(0);
+    }
+    if args.foreground || args.detached {
+        return serve(config, kernel, args.detached);
+    }
+    background::launch(
+        command_line,
+        &registry::dir_of(&config.run_dir, &config.mountpoint).join("log"),
+    )?;
+    Ok(0)
+}
+
+/// Flags and `-o` options, checked.
+fn configure(args: &Args) -> anyhow::Result<(ResolvedConfig, MountFlags)> {
+    let mut flags = args.settings.clone();
+    let MountOptions { settings: options, kernel } = mount_options::parse(&args.options, |name| {
+        let setting = feedline_node::config::find(&name.replace('-', "_"))?;
+        (!setting.positional).then(|| (setting.name.to_owned(), setting.is_switch()))
+    })?;
+    for (name, value) in options {
+        flags.set(&name, value);
+    }
+    let (source, dir) = match args.targets.as_slice() {
+        [source, dir] => (Some(source.as_str()), dir),
+        [dir] => (None, dir),
+        _ => return Err(Failure::usage("name a SOURCE and a DIR").into()),
+    };
+    // fstab has no empty field: `none` or `feedline` stand for "as the configuration file says".
+    if let Some(source) = source.filter(|source| !matches!(*source, "none" | "feedline")) {
+        flags.set("source", source);
+    }
+    flags.set("mountpoint", real_mountpoint(Path::new(dir))?.to_string_lossy());
+    let config = flags.resolve()?.map_err(|error| settings::failure(&error))?;
+    Ok((config, kernel))
+}
+
+/// The path that the kernel will list: links resolved, unless something is mounted there already
+/// (a dead mount could not be resolved, and a live one need not be).
+fn real_mountpoint(dir: &Path) -> anyhow::Result<PathBuf> {
+    let absolute = daemon::absolute(dir)?;
+    if mountinfo::at(&absolute)?.is_some() {
+        return Ok(absolute);
+    }
+    Ok(absolute.canonicalize().unwrap_or(absolute))
+}
+
+/// Refuses a mountpoint in use or missing; clears the mount of a dead daemon.
+fn prepare_mountpoint(dir: &Path, fake: bool) -> anyhow::Result<()> {
+    let shown = dir.display();
+    if daemon::is_mounted(dir)? {
+        let daemons = Daemon::all()?;
+        if daemons.iter().any(|daemon| daemon.mountpoint == dir && daemon.is_alive()) {
+            return Err(Failure::failed(format!("{shown} is mounted already"))
+                .way_out(format!("`feedline umount {shown}` first, or choose another directory"))
+                .into());
+        }
+        if !fake {
+            unmount::lazily(dir).with_context(|| format!("cannot clear the dead mount {shown}"))?;
+        }
+    }
+    match std::fs::metadata(dir) {
+        Ok(meta) if meta.is_dir() => Ok(()),
+        Ok(_) => Err(Failure::usage(format!("{shown} is not a directory"))
+            .way_out("name a directory to mount on")
+            .into()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(Failure::not_found(format!("{shown} does not exist"))
+                .way_out(format!("`mkdir -p {shown}`, then mount again"))
+                .into())
+        }
+        Err(error) => Err(Failure::failed(format!("{shown}: {error}")).into()),
+    }
+}
+
+fn serve(_: ResolvedConfig, _: MountFlags, _: bool) -> Outcome {
+    anyhow::bail!("seam")
+}

@@ -1,0 +1,181 @@
+//! `feedline status`: every daemon of this user, or the one that serves a path.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use feedline_node::api::{CacheDirStatus, Status};
+
+use crate::daemon::Daemon;
+use crate::failure::{Exit, Outcome};
+use crate::output::{self, Table};
+
+/// Whose status.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  feedline status
+  feedline status --json /mnt/data | jq .reads
+
+Without PATH the JSON is a list with one value per daemon; with PATH it is that one value.
+The exit code is 3 when a daemon does not answer.")]
+pub(crate) struct Args {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// A path in a mounted folder; without it, every daemon.
+    path: Option<String>,
+}
+
+/// Asks and prints.
+pub(crate) fn run(args: &Args) -> Outcome {
+    if let Some(path) = &args.path {
+        let status = Daemon::find(path)?.0.status()?;
+        if args.json {
+            output::json(&status)?;
+        } else {
+            let mut out = output::stdout();
+            write_status(&mut out, &status)?;
+            out.flush()?;
+        }
+        return Ok(0);
+    }
+    let (mut answers, mut silent) = (Vec::new(), Vec::new());
+    for daemon in Daemon::all()? {
+        match daemon.status() {
+            Ok(status) => answers.push(status),
+            Err(error) => silent.push((daemon.mountpoint, error)),
+        }
+    }
+    let exit = if silent.is_empty() { 0 } else { Exit::NotFound as u8 };
+    if args.json {
+        output::json(&answers)?;
+        return Ok(exit);
+    }
+    let mut out = output::stdout();
+    if answers.is_empty() && silent.is_empty() {
+        writeln!(out, "nothing is mounted")?;
+    }
+    for (index, status) in answers.iter().enumerate() {
+        if index > 0 {
+            writeln!(out)?;
+        }
+        write_status(&mut out, status)?;
+    }
+    for (mountpoint, error) in &silent {
+        let mountpoint = mountpoint.display();
+        writeln!(
+            out,
+            "{mountpoint}\n  no answer: {error} (`feedline umount {mountpoint}` clears it)"
+        )?;
+    }
+    out.flush()?;
+    Ok(exit)
+}
+
+/// The human form: a heading, facts, then one line per cache directory.
+fn write_status(out: &mut impl Write, status: &Status) -> io::Result<()> {
+    writeln!(out, "{}", status.mountpoint)?;
+    facts(status).write(out, "  ")?;
+    if !status.cache.is_empty() {
+        writeln!(out)?;
+        cache_table(&status.cache).write(out, "  ")?;
+    }
+    for example in &status.namespace.hidden_examples {
+        writeln!(out, "  hidden: {example}")?;
+    }
+    Ok(())
+}
+
+fn facts(status: &Status) -> Table {
+    let mut table = Table::new(&["", ""]);
+    let mut row = |name: &str, value: String| table.row([name.to_owned(), value]);
+    for source in &status.sources {
+        let place =
+            if source.path.is_empty() { String::new() } else { format!(" at {}/", source.path) };
+        row("source", format!("{}{place}", source.url));
+    }
+    row(
+        "daemon",
+        format!(
+            "pid {}, version {}, up {}, {} resident",
+            status.pid,
+            status.version,
+            output::duration(status.uptime_s),
+            output::bytes(status.resident_bytes)
+        ),
+    );
+    let reason = status.open_mode_reason.as_ref().map_or(String::new(), |why| format!(" ({why})"));
+    row("open", format!("{}{reason}", status.open_mode));
+    let reads = &status.reads;
+    row(
+        "reads",
+        format!(
+            "{} hits, {} misses, hit rate {}; {} passthrough opens, {} others",
+            output::count(reads.hits),
+            output::count(reads.misses),
+            output::percent(reads.hits, reads.hits + reads.misses),
+            output::count(reads.passthrough_opens),
+            output::count(reads.cached_opens)
+        ),
+    );
+    row(
+        "bytes",
+        format!(
+            "{} from the cache by the daemon, {} from the bucket",
+            output::bytes(reads.hit_bytes),
+            output::bytes(reads.store_bytes)
+        ),
+    );
+    row(
+        "requests",
+        format!(
+            "{}; {} in flight of {} allowed",
+            counters(&status.requests),
+            output::count(status.requests_in_flight),
+            output::count(status.requests_limit)
+        ),
+    );
+    if !status.retries.is_empty() {
+        row("retries", counters(&status.retries));
+    }
+    let tree = &status.namespace;
+    row(
+        "tree",
+        format!(
+            "{} directories with {} entries known, {} inodes in the kernel",
+            output::count(tree.directories),
+            output::count(tree.entries),
+            output::count(status.inodes)
+        ),
+    );
+    if !tree.hidden.is_empty() {
+        row("hidden keys", counters(&tree.hidden));
+    }
+    table
+}
+
+fn cache_table(dirs: &[CacheDirStatus]) -> Table {
+    let mut table = Table::new(&[
+        "cache", ">used", ">quota", ">", ">objects", ">pinned", ">evicted", ">corrupt", "state",
+    ]);
+    for dir in dirs {
+        table.row([
+            dir.dir.clone(),
+            output::bytes(dir.used_bytes),
+            output::bytes(dir.quota_bytes),
+            output::percent(dir.used_bytes, dir.quota_bytes),
+            output::count(dir.objects),
+            output::count(dir.pinned),
+            output::count(dir.evicted),
+            output::count(dir.corrupt),
+            dir.state.clone(),
+        ]);
+    }
+    table
+}
+
+/// `GET 1,200, LIST 3`, or `none`.
+fn counters(counters: &BTreeMap<String, u64>) -> String {
+    let parts: Vec<String> =
+        counters.iter().map(|(name, count)| format!("{name} {}", output::count(*count))).collect();
+    if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
+}

@@ -1,0 +1,299 @@
+//! The running daemons: which one serves a path, and calls to it over its admin socket.
+//!
+//! A path may be absolute, relative to the working directory, or the `s3://` URL of something mounted.
+//! It is found by walking up to a mountpoint that a daemon has registered; the mount itself is touched
+//! only if that finds nothing (a symbolic link on the way), because a hung mount would hang us too.
+
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use feedline_node::api::{CheckEvent, LsEntry, PathQuery, SettingInfo, Status, Usage};
+use feedline_node::registry::{self, Registered};
+use feedline_node::{Client, ClientError, ItemStream};
+use serde::de::DeserializeOwned;
+use tokio::runtime::Runtime;
+
+use crate::failure::Failure;
+use crate::{mountinfo, settings};
+
+/// The file system type of a Feedline mount in mountinfo.
+pub(crate) const FS_TYPE: &str = "fuse.feedline";
+
+/// How long a daemon may take for an answer from memory before it counts as hung.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the admin API says of a long answer's next item, and what to do with it.
+type Each<'a, T> = &'a mut dyn FnMut(T) -> anyhow::Result<()>;
+
+/// One daemon and the runtime for calls to it.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    client: Client,
+    runtime: Runtime,
+    registered: Registered,
+    /// Where it is mounted.
+    pub(crate) mountpoint: PathBuf,
+}
+
+impl Daemon {
+    fn new(registered: Registered) -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let mountpoint = registered.mountpoint.clone();
+        let client = Client::new(registered.socket(), mountpoint.display().to_string());
+        Ok(Self { client, runtime, registered, mountpoint })
+    }
+
+    /// The daemons of this user that have registered, alive or not.
+    ///
+    /// # Errors
+    ///
+    /// If the run directory cannot be read.
+    pub(crate) fn all() -> anyhow::Result<Vec<Self>> {
+        registry::running(&settings::run_dir())?.into_iter().map(Self::new).collect()
+    }
+
+    /// The daemon that serves `path`, and the path relative to its mount.
+    ///
+    /// # Errors
+    ///
+    /// A not-found failure when no daemon serves it.
+    pub(crate) fn find(path: &str) -> anyhow::Result<(Self, String)> {
+        if path.contains("://") {
+            return Self::find_url(path);
+        }
+        let absolute = absolute(Path::new(path))?;
+        if let Some(found) = Self::find_absolute(&absolute)? {
+            return Ok(found);
+        }
+        // A link may lead into a mount. Resolve what exists of the path, and keep the rest.
+        for ancestor in absolute.ancestors() {
+            if let Ok(real) = ancestor.canonicalize() {
+                let rest = absolute.strip_prefix(ancestor).unwrap_or(Path::new(""));
+                if let Some(found) = Self::find_absolute(&real.join(rest))? {
+                    return Ok(found);
+                }
+                break;
+            }
+        }
+        Err(Failure::not_found(format!("{path} is not in a folder that Feedline has mounted"))
+            .way_out("`feedline status` lists the mounts; `feedline mount SOURCE DIR` makes one")
+            .into())
+    }
+
+    fn find_absolute(path: &Path) -> anyhow::Result<Option<(Self, String)>> {
+        let Some((registered, below)) = registry::locate(&settings::run_dir(), path)? else {
+            return Ok(None);
+        };
+        let below = below.to_str().ok_or_else(|| {
+            Failure::not_found(format!("{}: names in a bucket are UTF-8", path.display()))
+        })?;
+        Ok(Some((Self::new(registered)?, below.to_owned())))
+    }
+
+    /// Asks each daemon what it has mounted; the longest URL that `url` starts with wins.
+    fn find_url(url: &str) -> anyhow::Result<(Self, String)> {
+        let mut best: Option<(usize, Self, String)> = None;
+        for daemon in Self::all()? {
+            let Ok(status) = daemon.status() else { continue };
+            for source in &status.sources {
+                let Some(below) = below_url(url, &source.url) else { continue };
+                let length = source.url.len();
+                if best.as_ref().is_some_and(|(best_length, ..)| length <= *best_length) {
+                    continue;
+                }
+                let parts = [source.path.as_str(), below];
+                let path = parts.iter().filter(|part| !part.is_empty()).copied();
+                let path = path.collect::<Vec<_>>().join("/");
+                best = Some((length, Self::new(daemon.registered.clone())?, path));
+            }
+        }
+        let found = best.map(|(_, daemon, path)| (daemon, path));
+        found.ok_or_else(|| {
+            Failure::not_found(format!("{url} is not mounted"))
+                .way_out(format!("`feedline mount {url} DIR` mounts it"))
+                .into()
+        })
+    }
+
+    /// True if it answers within [`ANSWER_TIMEOUT`].
+    pub(crate) fn is_alive(&self) -> bool {
+        self.within(self.client.health()).is_ok()
+    }
+
+    /// Its process id, as registered: the process may be gone.
+    pub(crate) fn pid(&self) -> u32 {
+        self.registered.pid
+    }
+
+    /// Removes what it left in the run directory. Only when its process is gone.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be removed.
+    pub(crate) fn forget(&self) -> anyhow::Result<()> {
+        Ok(self.registered.clear()?)
+    }
+
+    /// Waits for a call that a healthy daemon answers from memory.
+    fn within<T>(
+        &self,
+        call: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, ClientError> {
+        self.runtime.block_on(async {
+            tokio::time::timeout(ANSWER_TIMEOUT, call).await.unwrap_or_else(|_| {
+                let target = self.mountpoint.display().to_string();
+                let cause = format!("no answer within {} s", ANSWER_TIMEOUT.as_secs());
+                Err(ClientError::Broken { target, cause })
+            })
+        })
+    }
+
+    /// Waits for one call.
+    fn call<T>(&self, call: impl Future<Output = Result<T, ClientError>>) -> anyhow::Result<T> {
+        self.runtime.block_on(call).map_err(|error| failure(&error).into())
+    }
+
+    fn each<T: DeserializeOwned>(
+        &self,
+        call: impl Future<Output = Result<ItemStream<T>, ClientError>>,
+        each: Each<'_, T>,
+    ) -> anyhow::Result<()> {
+        let mut items = self.call(call)?;
+        while let Some(item) = self.call(items.next())? {
+            each(item)?;
+        }
+        Ok(())
+    }
+
+    /// Everything about it. Cost: one round trip, as for the calls below.
+    pub(crate) fn status(&self) -> anyhow::Result<Status> {
+        self.within(self.client.status()).map_err(|error| failure(&error).into())
+    }
+
+    /// Its settings.
+    pub(crate) fn config(&self) -> anyhow::Result<Vec<SettingInfo>> {
+        self.call(self.client.config())
+    }
+
+    /// The entries of a directory, one by one.
+    pub(crate) fn ls(&self, query: &PathQuery, each: Each<'_, LsEntry>) -> anyhow::Result<()> {
+        self.each(self.client.ls(query), each)
+    }
+
+    /// One entry.
+    pub(crate) fn stat(&self, path: String) -> anyhow::Result<LsEntry> {
+        self.call(self.client.stat(&below(path)))
+    }
+
+    /// How much lies below a path.
+    pub(crate) fn du(&self, path: String) -> anyhow::Result<Usage> {
+        self.call(self.client.du(&below(path)))
+    }
+
+    /// Drops cached bytes.
+    pub(crate) fn free(&self, path: String) -> anyhow::Result<Usage> {
+        self.call(self.client.free(&below(path)))
+    }
+
+    /// Keeps from eviction.
+    pub(crate) fn pin(&self, path: String) -> anyhow::Result<Usage> {
+        self.call(self.client.pin(&below(path)))
+    }
+
+    /// Takes back a pin.
+    pub(crate) fn unpin(&self, path: String) -> anyhow::Result<Usage> {
+        self.call(self.client.unpin(&below(path)))
+    }
+
+    /// Reads back and verifies.
+    pub(crate) fn check(&self, path: String, each: Each<'_, CheckEvent>) -> anyhow::Result<()> {
+        self.each(self.client.check(&below(path)), each)
+    }
+
+    /// Asks it to unmount and end. False: nobody answers, or it hung up on us while ending.
+    pub(crate) fn shutdown(&self) -> anyhow::Result<bool> {
+        match self.within(self.client.shutdown()) {
+            Ok(()) => Ok(true),
+            Err(ClientError::NoDaemon { .. } | ClientError::Broken { .. }) => Ok(false),
+            Err(error) => Err(failure(&error).into()),
+        }
+    }
+}
+
+/// A path and everything below it.
+fn below(path: String) -> PathQuery {
+    PathQuery { path, recursive: true, cached: false }
+}
+
+/// True if a Feedline mount is visible at exactly `mountpoint`.
+///
+/// # Errors
+///
+/// If `/proc` cannot be read.
+pub(crate) fn is_mounted(mountpoint: &Path) -> anyhow::Result<bool> {
+    Ok(mountinfo::at(mountpoint)?.is_some_and(|mount| mount.fs_type == FS_TYPE))
+}
+
+/// `path` made absolute without asking any file system: `.` and `..` are taken as text.
+///
+/// # Errors
+///
+/// If the working directory is gone.
+pub(crate) fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    let path = if path.is_absolute() {
+        path.to_owned()
+    } else {
+        std::env::current_dir()
+            .map_err(|error| Failure::failed(format!("the working directory is gone: {error}")))?
+            .join(path)
+    };
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => {
+                plain.pop();
+            }
+            Component::CurDir => {}
+            other => plain.push(other),
+        }
+    }
+    Ok(plain)
+}
+
+/// What is left of `url` below `base`, or `None` if it is not below it.
+fn below_url<'a>(url: &'a str, base: &str) -> Option<&'a str> {
+    let base = base.trim_end_matches('/');
+    let rest = url.trim_end_matches('/').strip_prefix(base)?;
+    if rest.is_empty() { Some(rest) } else { rest.strip_prefix('/') }
+}
+
+/// A failed call as the person at the terminal sees it.
+fn failure(error: &ClientError) -> Failure {
+    match error {
+        ClientError::NoDaemon { target } => Failure::not_found(error.to_string())
+            .way_out(format!("`feedline umount {target}` clears what it left; then mount again")),
+        ClientError::Api(api) if api.kind == "not_found" => Failure::not_found(&api.message),
+        ClientError::Api(api) if api.kind == "bad_request" => Failure::usage(&api.message),
+        ClientError::Forbidden { .. } | ClientError::Api(_) | ClientError::Broken { .. } => {
+            Failure::failed(error.to_string())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_is_below_its_source_only_at_a_slash() {
+        assert_eq!(below_url("s3://b/p/x/y", "s3://b/p/"), Some("x/y"));
+        assert_eq!(below_url("s3://b/p/", "s3://b/p"), Some(""));
+        assert_eq!(below_url("s3://b/px", "s3://b/p"), None);
+    }
+
+    #[test]
+    fn dots_are_taken_out_of_a_path_as_text() {
+        assert_eq!(absolute(Path::new("/a/./b/../c/")).unwrap(), Path::new("/a/c"));
+        assert!(absolute(Path::new("x")).unwrap().is_absolute());
+    }
+}
