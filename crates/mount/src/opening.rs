@@ -1,0 +1,199 @@
+//! OPEN and RELEASE, and letting go of a cached file.
+//!
+//! # Deliberately absent
+//!
+//! - An open never waits for data and never starts a fetch: a loader opens a thousand files ahead,
+//!   and some are never read. The first READ fetches.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use feedline_model::page::PAGE_BYTES;
+use feedline_model::{Object, ObjectHolder, ObjectId};
+use parking_lot::Mutex;
+
+use crate::errno::Errno;
+use crate::handler::Handler;
+use crate::inode::{Inode, Kind};
+use crate::mode::{Begin, Expired, Grant};
+use crate::notice::{Notice, Pages};
+use crate::stats::add;
+
+/// Backing ids looked at when there is one too many. More than one, since the oldest may be in use;
+/// few, since an open waits for it.
+const EXPIRE_LOOKS: usize = 8;
+
+/// Inodes with a backing id, oldest first: a clock with a second chance.
+///
+/// An entry may outlive its backing id (evicted, forgotten); it is dropped when it comes up.
+#[derive(Debug)]
+pub(crate) struct IdleRing {
+    ring: Mutex<VecDeque<u64>>,
+    max: usize,
+}
+
+impl IdleRing {
+    /// A ring that is full with `max` backing ids.
+    pub(crate) fn new(max: usize) -> Self {
+        Self { ring: Mutex::default(), max }
+    }
+
+    /// Entries in the ring.
+    pub(crate) fn len(&self) -> usize {
+        self.ring.lock().len()
+    }
+
+    fn push(&self, number: u64) {
+        self.ring.lock().push_back(number);
+    }
+
+    fn pop_surplus(&self) -> Option<u64> {
+        let mut ring = self.ring.lock();
+        if ring.len() > self.max { ring.pop_front() } else { None }
+    }
+}
+
+/// How an open is answered.
+pub(crate) trait OpenReply<B>: Send + 'static {
+    /// Makes a backing id of a cached file: a cheap call to the kernel.
+    fn register(&self, file: &File) -> io::Result<B>;
+
+    /// Answers the request.
+    fn answer(self, result: Result<Grant<B>, Errno>);
+}
+
+impl<B: Send + Sync + 'static> Handler<B> {
+    /// Opens a file.
+    pub(crate) fn open<R: OpenReply<B>>(self: &Arc<Self>, number: u64, reply: R) {
+        let inode = match self.inode(number) {
+            Ok(inode) => inode,
+            Err(errno) => return reply.answer(Err(errno)),
+        };
+        let Kind::File { object, id, .. } = &inode.kind else {
+            return reply.answer(Err(Errno::ISDIR));
+        };
+        let begin = inode.open.lock().begin();
+        match begin {
+            Begin::Join(grant) => {
+                self.count_open(&grant, true);
+                reply.answer(Ok(grant));
+            }
+            Begin::Reuse(backing) => {
+                self.parts.index.touch(id);
+                let grant = Grant::Passthrough(backing);
+                self.count_open(&grant, true);
+                reply.answer(Ok(grant));
+            }
+            // A large object may have to be verified first, which takes longer than a request
+            // thread may be away; a hop to another thread is nothing beside reading it.
+            Begin::Decide if object.version.size > PAGE_BYTES => {
+                let handler = Arc::clone(self);
+                let inode = Arc::clone(&inode);
+                self.parts.runtime.spawn_blocking(move || handler.decide(&inode, reply));
+            }
+            Begin::Decide => self.decide(&inode, reply),
+        }
+    }
+
+    fn decide<R: OpenReply<B>>(&self, inode: &Arc<Inode<B>>, reply: R) {
+        let candidate = match &inode.kind {
+            Kind::File { object, .. } => self.candidate(object, &reply),
+            Kind::Directory { .. } => None,
+        };
+        let (grant, taken, late) = inode.open.lock().settle(candidate);
+        drop(late);
+        self.count_open(&grant, false);
+        reply.answer(Ok(grant));
+        if taken {
+            self.idle.push(inode.number);
+            self.expire_idle();
+        }
+    }
+
+    fn candidate<R: OpenReply<B>>(&self, object: &Object, reply: &R) -> Option<B> {
+        if !self.is_passthrough() {
+            return None;
+        }
+        let cached = self.parts.index.open(object)?;
+        match reply.register(&cached.file) {
+            Ok(backing) => Some(backing),
+            Err(error) => {
+                if self.first_backing_trouble() {
+                    tracing::warn!(%error, "a cached file cannot be handed to the kernel; its \
+                        reads are answered by the daemon (logged once)");
+                }
+                None
+            }
+        }
+    }
+
+    fn count_open(&self, grant: &Grant<B>, reused: bool) {
+        match grant {
+            Grant::Cached => add(&self.counters.cached_opens, 1),
+            Grant::Passthrough(_) => {
+                add(&self.counters.passthrough_opens, 1);
+                add(&self.counters.reused_opens, u64::from(reused));
+            }
+        }
+    }
+
+    fn expire_idle(&self) {
+        for _ in 0..EXPIRE_LOOKS {
+            let Some(number) = self.idle.pop_surplus() else { return };
+            let Some(inode) = self.inodes.get(number) else { continue };
+            let expired = inode.open.lock().expire();
+            match expired {
+                Expired::Dropped(backing) => drop(backing),
+                Expired::Kept => self.idle.push(number),
+                Expired::Nothing => {}
+            }
+        }
+    }
+
+    /// A handle of a file is gone.
+    pub(crate) fn release(&self, number: u64) {
+        let Ok(inode) = self.inode(number) else { return };
+        let last = inode.open.lock().release();
+        if !last {
+            return;
+        }
+        if self.is_passthrough() && inode.has_pages.load(Ordering::Relaxed) {
+            self.notify(Notice::DropPages(number));
+        }
+        drop(self.inodes.forget(number, 0));
+    }
+
+    /// Whether the kernel's pages of an inode, read through us, are a second copy by now.
+    pub(crate) fn pages_of(&self, number: u64) -> Pages {
+        let Ok(inode) = self.inode(number) else { return Pages::Keep };
+        let Kind::File { id, .. } = &inode.kind else { return Pages::Keep };
+        if inode.open.lock().is_cached() {
+            return Pages::Keep;
+        }
+        if !self.parts.index.contains(id) {
+            return Pages::NotYet;
+        }
+        if inode.has_pages.swap(false, Ordering::Relaxed) { Pages::Drop } else { Pages::Keep }
+    }
+
+    /// See [`ObjectHolder::let_go`].
+    pub(crate) fn let_go(&self, id: &ObjectId) -> bool {
+        let Some(inode) = self.inodes.find_object(id) else { return true };
+        let given_up = inode.open.lock().let_go();
+        // Dropping it closes the backing id: only now is the file's space free after an unlink.
+        given_up.map(drop).is_ok()
+    }
+}
+
+/// What the cache asks before an eviction. Weak: the cache outlives the mount.
+#[derive(Debug)]
+pub(crate) struct Holder<B>(pub(crate) std::sync::Weak<Handler<B>>);
+
+impl<B: Send + Sync + std::fmt::Debug + 'static> ObjectHolder for Holder<B> {
+    fn let_go(&self, id: &ObjectId) -> bool {
+        self.0.upgrade().is_none_or(|handler| handler.let_go(id))
+    }
+}

@@ -1,0 +1,160 @@
+//! READ: bytes for a handle that we serve (and for read-ahead hints on any handle).
+//!
+//! An object that is complete here is read in the request thread if its pages are in memory, in a
+//! blocking thread if they are on disk. Anything else is asked of the read chain, in a task: a
+//! request thread never waits for the store.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use feedline_model::page::PAGE_BYTES;
+use feedline_model::{Object, Priority, ReadError};
+use rustix::io::ReadWriteFlags;
+
+use crate::errno::Errno;
+use crate::handler::Handler;
+use crate::inode::{Identity, Inode, Kind};
+use crate::notice::Notice;
+use crate::stats::add;
+
+/// `RWF_DONTCACHE` (Linux 6.14): the kernel keeps the answer's pages for the inode, so the file's
+/// own need not stay.
+const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
+
+thread_local! {
+    /// The request thread's buffer; grows to the largest READ (1 MiB).
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl<B: Send + Sync + 'static> Handler<B> {
+    /// Reads up to `size` bytes at `offset`; fewer only at the end of the object.
+    pub(crate) fn read(
+        self: &Arc<Self>,
+        number: u64,
+        offset: u64,
+        size: u32,
+        reply: impl FnOnce(Result<&[u8], Errno>) + Send + 'static,
+    ) {
+        let inode = match self.inode(number) {
+            Ok(inode) => inode,
+            Err(errno) => return reply(Err(errno)),
+        };
+        let Kind::File { object, .. } = &inode.kind else { return reply(Err(Errno::ISDIR)) };
+        let length = object.version.size;
+        let range = offset.min(length)..offset.saturating_add(u64::from(size)).min(length);
+        if range.is_empty() {
+            return reply(Ok(&[]));
+        }
+        add(&self.counters.read_bytes, range.end - range.start);
+        inode.has_pages.store(true, Ordering::Relaxed);
+        match self.local_file(&inode) {
+            Some(file) => self.read_local(inode, file, range, reply),
+            None => self.read_chain(inode, range, reply),
+        }
+    }
+
+    /// The complete file of an object that is small enough to open in a request thread.
+    fn local_file(&self, inode: &Inode<B>) -> Option<Arc<File>> {
+        let Kind::File { object, id, .. } = &inode.kind else { return None };
+        if object.version.size > PAGE_BYTES || !self.parts.index.contains(id) {
+            return None;
+        }
+        self.parts.index.open(object).map(|cached| cached.file)
+    }
+
+    fn read_local(
+        self: &Arc<Self>,
+        inode: Arc<Inode<B>>,
+        file: Arc<File>,
+        range: Range<u64>,
+        reply: impl FnOnce(Result<&[u8], Errno>) + Send + 'static,
+    ) {
+        let reply = BUFFER.with_borrow_mut(|buffer| {
+            let size = (range.end - range.start) as usize;
+            if buffer.len() < size {
+                buffer.resize(size, 0);
+            }
+            let buffer = &mut buffer[..size];
+            // Pages are in memory or the call returns at once.
+            let mut slices = [IoSliceMut::new(buffer)];
+            let read = rustix::io::preadv2(&file, &mut slices, range.start, ReadWriteFlags::NOWAIT);
+            if read == Ok(size) {
+                add(&self.counters.read_bytes_local, size as u64);
+                reply(Ok(buffer));
+                return None;
+            }
+            Some(reply)
+        });
+        let Some(reply) = reply else { return };
+        let handler = Arc::clone(self);
+        self.parts.runtime.spawn_blocking(move || {
+            let mut buffer = vec![0; (range.end - range.start) as usize];
+            match read_full(&file, &mut buffer, range.start) {
+                Ok(()) => {
+                    add(&handler.counters.read_bytes_local, buffer.len() as u64);
+                    reply(Ok(&buffer));
+                }
+                // A sick disk is a miss; the chain knows where else to look.
+                Err(_) => handler.read_chain(inode, range, reply),
+            }
+        });
+    }
+
+    fn read_chain(
+        self: &Arc<Self>,
+        inode: Arc<Inode<B>>,
+        range: Range<u64>,
+        reply: impl FnOnce(Result<&[u8], Errno>) + Send + 'static,
+    ) {
+        let handler = Arc::clone(self);
+        self.parts.runtime.spawn(async move {
+            let Kind::File { object, parent, .. } = &inode.kind else {
+                return reply(Err(Errno::ISDIR));
+            };
+            match handler.parts.blocks.read(object, range, Priority::Demand).await {
+                Ok(bytes) => reply(Ok(&bytes)),
+                Err(error) => {
+                    handler.learn(&error, object, parent);
+                    reply(Err(handler.errno(&error)));
+                }
+            }
+        });
+    }
+
+    /// An object that is not what the listing says makes the listing outdated.
+    fn learn(&self, error: &ReadError, object: &Object, parent: &Arc<str>) {
+        match error {
+            ReadError::Changed { .. } | ReadError::NotFound { .. } => {}
+            ReadError::Forbidden { .. }
+            | ReadError::Unavailable { .. }
+            | ReadError::Rejected { .. } => return,
+        }
+        self.parts.tree.expire(parent);
+        let Some(directory) = self.inodes.find(&Identity::Directory(parent)) else { return };
+        let name = object.key.rsplit('/').next().unwrap_or(&object.key).into();
+        self.notify(Notice::DropName { directory: directory.number, name });
+    }
+}
+
+/// Fills `buffer` from `offset`, without leaving pages behind where the kernel can do that.
+fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    let mut done = 0;
+    let mut flags = DONTCACHE;
+    while done < buffer.len() {
+        let mut slices = [IoSliceMut::new(&mut buffer[done..])];
+        match rustix::io::preadv2(file, &mut slices, offset + done as u64, flags) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(read) => done += read,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) if !flags.is_empty() => {
+                flags = ReadWriteFlags::empty();
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,356 @@
+//! The life of a mount: prepare, mount, probe what the kernel can do, serve, end.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use fuser::{BackgroundSession, BackingId, INodeNo, Notifier, Session, SessionACL};
+use parking_lot::Mutex;
+use rustix::fs::{Mode, OFlags};
+use tokio::sync::{mpsc, watch};
+
+use crate::attr::Owner;
+use crate::config::{MountConfig, MountParts, OpenMode};
+use crate::error::MountError;
+use crate::fuse::{Fuse, InitOptions};
+use crate::handler::{Handler, Parts};
+use crate::mountpoint::{self, Unmount};
+use crate::notice::{self, Notice, Pages, Recipient};
+use crate::opening::Holder;
+use crate::stats::{MountStats, add};
+
+/// `_IOW(229, 2, u32)`: closes a backing id.
+const BACKING_CLOSE: libc::c_ulong = 0x4004_e502;
+
+/// Starts mounts.
+#[derive(Debug)]
+pub struct Mount;
+
+/// A running mount. Dropping it unmounts, by force if need be.
+#[derive(Debug)]
+pub struct MountHandle {
+    handler: Arc<Handler<BackingId>>,
+    parts: MountParts,
+    path: PathBuf,
+    device: String,
+    mode: (OpenMode, Option<String>),
+    ended: watch::Receiver<bool>,
+    alive: Arc<AtomicBool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// A mount that is taken away again unless starting it succeeds.
+struct Undo<'a> {
+    path: &'a Path,
+    device: &'a str,
+    armed: bool,
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            let _ = mountpoint::unmount(self.path, self.device, Unmount::Abort);
+        }
+    }
+}
+
+impl Mount {
+    /// Mounts and serves until the handle is dropped, [`MountHandle::unmount`] is called or someone
+    /// else unmounts. The file system answers when this returns. Blocks for milliseconds; up to 5 s
+    /// if a hung mount is in the way.
+    ///
+    /// # Errors
+    ///
+    /// See [`MountError`].
+    pub fn start(config: &MountConfig, parts: MountParts) -> Result<MountHandle, MountError> {
+        let root = rustix::process::geteuid().is_root();
+        if config.allow_other && !root && !user_allow_other() {
+            return Err(MountError::AllowOther);
+        }
+        let path = mountpoint::prepare(&config.mountpoint)?;
+        let (sender, queue) = mpsc::channel(notice::QUEUE_MAX);
+        let handler = Handler::new(Parts {
+            tree: Arc::clone(&parts.tree),
+            index: Arc::clone(&parts.index),
+            blocks: Arc::clone(&parts.blocks),
+            clock: Arc::clone(&parts.clock),
+            runtime: parts.runtime.clone(),
+            notices: sender,
+            owner: Owner { uid: config.uid, gid: config.gid, umask: config.umask },
+            idle_backing_max: config.idle_backing_max,
+        });
+        let able = Arc::new(OnceLock::new());
+        let fuse = Fuse {
+            handler: Arc::clone(&handler),
+            options: InitOptions {
+                passthrough: config.open == OpenMode::Passthrough,
+                no_opendir: !broken_directory_cache(),
+                max_background: config.max_background.max(1),
+            },
+            capacity: parts.capacity.clone(),
+            kernel_passthrough: Arc::clone(&able),
+        };
+        let (session, device_fd) = connect(config, &path, fuse)?;
+        let device = mountpoint::mounts_at(&path)?
+            .last()
+            .map(|top| top.device.clone())
+            .ok_or_else(|| MountError::system("mount", io::Error::other("it is gone already")))?;
+        let mut undo = Undo { path: &path, device: &device, armed: true };
+        let kernel = able.get().copied().unwrap_or(false);
+        let mode = decide_mode(config, kernel, device_fd.as_ref());
+        drop(device_fd);
+        let _ = handler.passthrough.set(mode.0 == OpenMode::Passthrough);
+        parts.index.set_holder(Arc::new(Holder(Arc::downgrade(&handler))));
+        let background = session
+            .spawn()
+            .map_err(|error| MountError::system("starting the request threads", error))?;
+        mountpoint::set_read_ahead(&device, config.read_ahead_bytes);
+        if let Some(reason) = &mode.1 {
+            tracing::warn!(reason, "open mode is {}", mode.0);
+        }
+        let (ended, alive, thread) = watch_over(background, &handler, queue, &parts)?;
+        undo.armed = false;
+        drop(undo);
+        let thread = Mutex::new(Some(thread));
+        Ok(MountHandle { handler, parts, path, device, mode, ended, alive, thread })
+    }
+}
+
+/// Mounts and shakes hands. The second result is the device, if we hold it, for the probe.
+fn connect(
+    config: &MountConfig,
+    path: &Path,
+    fuse: Fuse,
+) -> Result<(Session<Fuse>, Option<OwnedFd>), MountError> {
+    let acl = if config.allow_other { SessionACL::All } else { SessionACL::Owner };
+    let mut options = fuser::Config::default();
+    options.acl = acl;
+    options.n_threads = Some(config.threads.max(1));
+    options.clone_fd = true;
+    let failed = |error| MountError::system("FUSE handshake", error);
+    if let Some(device) = mountpoint::mount(config, path)? {
+        let copy = device.try_clone().map_err(failed)?;
+        let session = Session::from_fd(fuse, device, acl, options).map_err(|error| {
+            let _ = rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH);
+            failed(error)
+        })?;
+        return Ok((session, Some(copy)));
+    }
+    use fuser::MountOption as Option_;
+    options.mount_options = vec![
+        Option_::FSName(config.fs_name.replace(',', "\\,")),
+        Option_::Subtype(config.subtype.clone()),
+        Option_::RO,
+        Option_::NoSuid,
+        Option_::NoDev,
+        Option_::NoAtime,
+        Option_::DefaultPermissions,
+    ];
+    Ok((Session::new(fuse, path, &options).map_err(failed)?, None))
+}
+
+/// True if `/etc/fuse.conf` lets users let others in.
+fn user_allow_other() -> bool {
+    std::fs::read_to_string("/etc/fuse.conf")
+        .is_ok_and(|text| text.lines().any(|line| line.trim() == "user_allow_other"))
+}
+
+/// Linux 6.9 to 6.12 may lose entries of a directory whose listing the kernel keeps, which is what
+/// no-opendir implies.
+fn broken_directory_cache() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut parts = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
+    let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    ((6, 9)..=(6, 12)).contains(&version)
+}
+
+/// The mode in effect, and why it is not the one asked for.
+fn decide_mode(
+    config: &MountConfig,
+    kernel: bool,
+    device: Option<&OwnedFd>,
+) -> (OpenMode, Option<String>) {
+    if config.open == OpenMode::None {
+        return (OpenMode::None, None);
+    }
+    let none = |reason: String| (OpenMode::None, Some(reason));
+    if !kernel {
+        return none("passthrough needs Linux 6.9".into());
+    }
+    let Some(device) = device else {
+        return none("passthrough needs CAP_SYS_ADMIN: run as root".into());
+    };
+    for dir in &config.cache_dirs {
+        if let Err(error) = probe_backing(device, dir) {
+            let dir = dir.display();
+            return match error.raw_os_error() {
+                Some(libc::EPERM) => none("passthrough needs CAP_SYS_ADMIN: run as root".into()),
+                Some(libc::ELOOP) => {
+                    none(format!("{dir} is on a stacked file system (overlayfs?)"))
+                }
+                _ => none(format!("the kernel takes no backing file from {dir}: {error}")),
+            };
+        }
+    }
+    (OpenMode::Passthrough, None)
+}
+
+/// Hands the kernel an unnamed file of `dir`, and takes it back.
+fn probe_backing(device: &OwnedFd, dir: &Path) -> io::Result<()> {
+    let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(dir, flags, Mode::RUSR | Mode::WUSR)?);
+    let id = BackingId::create_raw(device.as_fd(), file.as_fd())?;
+    #[expect(unsafe_code, reason = "the crate offers no call that closes a raw backing id")]
+    // SAFETY: the descriptor is an open /dev/fuse and the argument points to a live u32.
+    let closed = unsafe { libc::ioctl(device.as_raw_fd(), BACKING_CLOSE as _, &raw const id) };
+    if closed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+struct KernelNotices {
+    notifier: Notifier,
+    handler: std::sync::Weak<Handler<BackingId>>,
+}
+
+impl Recipient for KernelNotices {
+    fn pages_of(&self, inode: u64) -> Pages {
+        self.handler.upgrade().map_or(Pages::Keep, |handler| handler.pages_of(inode))
+    }
+
+    fn drop_pages(&self, inode: u64) {
+        self.sent(self.notifier.inval_inode(INodeNo(inode), 0, 0));
+    }
+
+    fn drop_name(&self, directory: u64, name: &str) {
+        self.sent(self.notifier.inval_entry(INodeNo(directory), name.as_ref()));
+    }
+}
+
+impl KernelNotices {
+    fn sent(&self, result: io::Result<()>) {
+        if let Err(error) = result {
+            tracing::debug!(%error, "the kernel refused a notice");
+        }
+        if let Some(handler) = self.handler.upgrade() {
+            add(&handler.counters.invalidations, 1);
+        }
+    }
+}
+
+type Watched = (watch::Receiver<bool>, Arc<AtomicBool>, JoinHandle<()>);
+
+/// Starts the thread that sends notices and the one that waits for the end.
+fn watch_over(
+    background: BackgroundSession,
+    handler: &Arc<Handler<BackingId>>,
+    queue: mpsc::Receiver<Notice>,
+    parts: &MountParts,
+) -> Result<Watched, MountError> {
+    let failed = |error| MountError::system("starting a thread", error);
+    let (end, ended) = watch::channel(false);
+    let (stop, mut stopped) = watch::channel(false);
+    let alive = Arc::new(AtomicBool::new(true));
+    let recipient =
+        KernelNotices { notifier: background.notifier(), handler: Arc::downgrade(handler) };
+    let (clock, runtime) = (Arc::clone(&parts.clock), parts.runtime.clone());
+    // A thread of its own and not a task: a notice waits for the locks of the inode.
+    let notices = std::thread::Builder::new()
+        .name("mount-notices".into())
+        .spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = notice::run(queue, recipient, clock) => {}
+                    _ = stopped.wait_for(|stopped| *stopped) => {}
+                }
+            });
+        })
+        .map_err(failed)?;
+    let lives = Arc::clone(&alive);
+    let thread = std::thread::Builder::new()
+        .name("mount-session".into())
+        .spawn(move || {
+            if let Err(error) = background.join() {
+                tracing::error!(%error, "the mount ended with an error");
+            }
+            lives.store(false, Ordering::Release);
+            // The notices hold the device too: the end is known when nothing does any more.
+            stop.send_replace(true);
+            let _ = notices.join();
+            end.send_replace(true);
+        })
+        .map_err(failed)?;
+    Ok((ended, alive, thread))
+}
+
+impl MountHandle {
+    /// Where it is mounted, as `/proc/mounts` names it.
+    #[must_use]
+    pub fn mountpoint(&self) -> &Path {
+        &self.path
+    }
+
+    /// The open mode in effect, and why it is not the one asked for.
+    #[must_use]
+    pub fn open_mode(&self) -> (OpenMode, Option<&str>) {
+        (self.mode.0, self.mode.1.as_deref())
+    }
+
+    /// Counters now.
+    #[must_use]
+    pub fn stats(&self) -> MountStats {
+        self.handler.stats()
+    }
+
+    /// True while the request threads run.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.alive.load(Ordering::Acquire)
+    }
+
+    /// Sends a `statfs` through the kernel and back. True if the answer came within `timeout`: the
+    /// request threads take requests. For a watchdog; a hung mount costs a thread of the runtime's
+    /// blocking pool per call until it answers.
+    pub async fn ping(&self, timeout: Duration) -> bool {
+        let path = self.path.clone();
+        let asked = self.parts.runtime.spawn_blocking(move || rustix::fs::statfs(&path).is_ok());
+        tokio::select! {
+            answer = asked => answer.unwrap_or(false) && self.is_alive(),
+            () = self.parts.clock.sleep(timeout) => false,
+        }
+    }
+
+    /// Unmounts. Blocks until the kernel let go of the mountpoint; [`MountHandle::wait`] tells
+    /// when the last open file is closed too.
+    ///
+    /// # Errors
+    ///
+    /// [`MountError::Busy`] if files are open and `how` is [`Unmount::Normal`].
+    pub fn unmount(&self, how: Unmount) -> Result<(), MountError> {
+        mountpoint::unmount(&self.path, &self.device, how)
+    }
+
+    /// Completes when the mount has ended: unmounted by whomever, and the last file closed.
+    pub async fn wait(&self) {
+        let mut ended = self.ended.clone();
+        let _ = ended.wait_for(|ended| *ended).await;
+    }
+}
+
+impl Drop for MountHandle {
+    fn drop(&mut self) {
+        if self.unmount(Unmount::Normal).is_err() {
+            let _ = self.unmount(Unmount::Abort);
+        }
+        // After a lazy unmount with files open, the threads serve on until those are closed.
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread
+            && thread.is_finished()
+        {
+            let _ = thread.join();
+        }
+    }
+}
