@@ -25,7 +25,9 @@ impl Environment {
         };
         Self::from_pairs(
             std::env::vars_os()
-                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+                .filter_map(|(name, value)| {
+                    Some((name.into_string().ok()?, value.into_string().ok()?))
+                })
                 .filter(|(name, _)| wanted(name)),
         )
     }
@@ -118,7 +120,9 @@ impl StoreConfig {
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the message covers the fields")]
 pub enum OpenError {
-    #[error("{url:?} is no store: {why}; write s3://bucket/prefix, gs://bucket, az://container or file:///directory")]
+    #[error(
+        "{url:?} is no store: {why}; write s3://bucket/prefix, gs://bucket, az://container or file:///directory"
+    )]
     Url { url: String, why: String },
     #[error("endpoint {endpoint:?}: {why}; write http://host:port or https://host")]
     Endpoint { endpoint: String, why: String },

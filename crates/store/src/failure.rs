@@ -92,7 +92,10 @@ pub(crate) enum Failure {
     /// The connection broke before the answer or within its body.
     Reset(String),
     /// The body ended before its bytes did.
-    Short { got: u64, expected: u64 },
+    Short {
+        got: u64,
+        expected: u64,
+    },
     /// The answer is of another version than the one asked for.
     Changed(String),
     /// The object is gone.
@@ -230,7 +233,9 @@ impl StatusAnswer {
             return format!("{said}: the bucket is in region {region}; set --region {region}");
         }
         let hint = match (self.status, self.code.as_str()) {
-            (_, "InvalidAccessKeyId") => "wrong credentials: the access key is unknown to the store",
+            (_, "InvalidAccessKeyId") => {
+                "wrong credentials: the access key is unknown to the store"
+            }
             (_, "SignatureDoesNotMatch") => {
                 "wrong credentials: the secret key does not belong to the access key"
             }
@@ -242,9 +247,12 @@ impl StatusAnswer {
             (_, "NoSuchBucket" | "InvalidBucketName") => {
                 "the bucket does not exist here; check its name, --endpoint and --region"
             }
-            (_, "AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException") => {
-                "the bucket is in another region; set --region"
-            }
+            (
+                _,
+                "AuthorizationHeaderMalformed"
+                | "PermanentRedirect"
+                | "IllegalLocationConstraintException",
+            ) => "the bucket is in another region; set --region",
             (301 | 307 | 308, _) => "redirected: check --region and --endpoint",
             (401 | 403, _) => {
                 "the credentials may not do this; they need s3:GetObject and s3:ListBucket \

@@ -44,7 +44,8 @@ pub(crate) struct FolderBackend {
 impl FolderBackend {
     /// The file of a key, if it is a path that stays within the folder.
     pub(crate) fn path(&self, key: &str) -> Result<PathBuf, Failure> {
-        let valid = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains('\0');
+        let valid =
+            |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains('\0');
         if key.split('/').all(valid) {
             Ok(self.root.join(key))
         } else {
@@ -149,7 +150,8 @@ impl FolderBackend {
             last: String::new(),
             above: Vec::new(),
         };
-        if base.is_empty() || self.path(base.trim_end_matches('/')).is_ok_and(|_| !base.ends_with("//"))
+        if base.is_empty()
+            || self.path(base.trim_end_matches('/')).is_ok_and(|_| !base.ends_with("//"))
         {
             walk.directory(base)?;
         }
@@ -216,13 +218,19 @@ impl Walk<'_> {
         let token = self.request.token.as_deref().unwrap_or_default();
         let is_directory = key.ends_with('/');
         let below_prefix = key.starts_with(prefix);
-        if !below_prefix && !(is_directory && prefix.starts_with(key)) {
+        let leads_to_prefix = is_directory && prefix.starts_with(key);
+        if !(below_prefix || leads_to_prefix) {
             return Ok(false);
         }
-        let folded = is_directory && below_prefix && self.request.delimiter && key.len() > prefix.len();
+        let folded =
+            is_directory && below_prefix && self.request.delimiter && key.len() > prefix.len();
         if is_directory && !folded {
             // The token's own directory is gone through again; those before it are done.
-            return if key < token && !token.starts_with(key) { Ok(false) } else { self.directory(key) };
+            return if key < token && !token.starts_with(key) {
+                Ok(false)
+            } else {
+                self.directory(key)
+            };
         }
         if key <= token {
             return Ok(false);
@@ -247,3 +255,7 @@ impl Walk<'_> {
         Ok(false)
     }
 }
+
+#[cfg(test)]
+#[path = "folder_tests.rs"]
+mod tests;

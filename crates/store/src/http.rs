@@ -46,8 +46,7 @@ pub(crate) fn client_options(
     if let Some(path) = &config.ca_file {
         let error = |why: String| OpenError::Certificate { path: path.display().to_string(), why };
         let pem = std::fs::read(path).map_err(|e| error(e.to_string()))?;
-        let certificates =
-            Certificate::from_pem_bundle(&pem).map_err(|e| error(e.to_string()))?;
+        let certificates = Certificate::from_pem_bundle(&pem).map_err(|e| error(e.to_string()))?;
         if certificates.is_empty() {
             return Err(error("holds no certificate".into()));
         }
@@ -60,10 +59,9 @@ pub(crate) fn client_options(
 
 /// A client with `options`.
 pub(crate) fn connect(options: &ClientOptions, location: &str) -> Result<HttpClient, OpenError> {
-    ReqwestConnector::default().connect(options).map_err(|e| OpenError::Client {
-        location: location.to_owned(),
-        why: with_sources(&e),
-    })
+    ReqwestConnector::default()
+        .connect(options)
+        .map_err(|e| OpenError::Client { location: location.to_owned(), why: with_sources(&e) })
 }
 
 /// An error with its causes, which alone often say what happened.

@@ -33,7 +33,6 @@ const GROWTH: f64 = 0.25;
 struct State {
     limit: f64,
     in_flight: usize,
-    fill_in_flight: usize,
     cut_at: Option<Duration>,
     demand: VecDeque<oneshot::Sender<Permit>>,
     fill: VecDeque<oneshot::Sender<Permit>>,
@@ -51,7 +50,6 @@ pub struct Limiter {
 #[derive(Debug)]
 pub(crate) struct Permit {
     limiter: Arc<Limiter>,
-    priority: Priority,
 }
 
 impl Limiter {
@@ -61,7 +59,6 @@ impl Limiter {
         let state = State {
             limit: limit_max as f64,
             in_flight: 0,
-            fill_in_flight: 0,
             cut_at: None,
             demand: VecDeque::new(),
             fill: VecDeque::new(),
@@ -93,8 +90,8 @@ impl Limiter {
         let waiter = {
             let mut state = self.state.lock();
             if state.queue(priority).is_empty() && state.admits(priority) {
-                state.enter(priority);
-                return Permit { limiter: self.clone(), priority };
+                state.in_flight += 1;
+                return Permit { limiter: self.clone() };
             }
             let (sender, receiver) = oneshot::channel();
             state.queue(priority).push_back(sender);
@@ -119,21 +116,15 @@ impl Limiter {
             if waiter.is_closed() {
                 continue;
             }
-            state.enter(priority);
+            state.in_flight += 1;
             drop(state);
             // A waiter that leaves right now hands the permit back, and its drop calls us again.
-            drop(waiter.send(Permit { limiter: self.clone(), priority }));
+            drop(waiter.send(Permit { limiter: self.clone() }));
         }
     }
 
-    fn leave(self: &Arc<Self>, priority: Priority) {
-        {
-            let mut state = self.state.lock();
-            state.in_flight -= 1;
-            if priority == Priority::Fill {
-                state.fill_in_flight -= 1;
-            }
-        }
+    fn leave(self: &Arc<Self>) {
+        self.state.lock().in_flight -= 1;
         self.admit_waiters();
     }
 
@@ -176,13 +167,6 @@ impl State {
             }
         }
     }
-
-    fn enter(&mut self, priority: Priority) {
-        self.in_flight += 1;
-        if priority == Priority::Fill {
-            self.fill_in_flight += 1;
-        }
-    }
 }
 
 impl Permit {
@@ -199,7 +183,7 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.limiter.leave(self.priority);
+        self.limiter.leave();
     }
 }
 

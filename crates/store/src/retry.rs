@@ -201,12 +201,17 @@ impl BlockSource for RetrySource {
         }
         let expected = range.end - range.start;
         let bytes = self
-            .run(Verb::Get, priority, || self.locate(&object.key), || async {
-                let bytes = self.backend.get(object, range.clone()).await?;
-                let got = bytes.len() as u64;
-                // The last line of defence of "never a short read", whatever the backend did.
-                if got == expected { Ok(bytes) } else { Err(Failure::Short { got, expected }) }
-            })
+            .run(
+                Verb::Get,
+                priority,
+                || self.locate(&object.key),
+                || async {
+                    let bytes = self.backend.get(object, range.clone()).await?;
+                    let got = bytes.len() as u64;
+                    // The last line of defence of "never a short read", whatever the backend did.
+                    if got == expected { Ok(bytes) } else { Err(Failure::Short { got, expected }) }
+                },
+            )
             .await?;
         self.stats.count_read(expected);
         Ok(bytes)

@@ -172,7 +172,8 @@ fn bucket_url(bucket: &str, region: &str, endpoint: Option<&str>, path_style: bo
     let endpoint = match endpoint {
         Some(endpoint) => endpoint,
         None => {
-            let domain = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
+            let domain =
+                if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
             amazon = format!("https://s3.{region}.{domain}");
             &amazon
         }
@@ -301,7 +302,8 @@ fn open_gcs(
             builder = builder.with_config(key, value);
         }
     }
-    let build = |builder: GoogleCloudStorageBuilder| builder.build().map_err(|e| client_error(url, &e));
+    let build =
+        |builder: GoogleCloudStorageBuilder| builder.build().map_err(|e| client_error(url, &e));
     let reading = build(builder.clone().with_retry(no_retries()))?;
     Ok(cloud(config, clock, reading, build(builder)?, endpoint))
 }

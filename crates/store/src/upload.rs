@@ -62,7 +62,9 @@ impl Uploader {
         self.stats.count_request(Verb::Put);
         let result = match &self.target {
             UploadTarget::Store(store) => match path_of(key) {
-                Ok(path) => observed(store.put(&path, PutPayload::from_bytes(bytes))).await.map(drop),
+                Ok(path) => {
+                    observed(store.put(&path, PutPayload::from_bytes(bytes))).await.map(drop)
+                }
                 Err(failure) => Err(failure),
             },
             UploadTarget::Folder(folder) => {

@@ -62,7 +62,8 @@ impl S3Credentials {
         options: &ClientOptions,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, OpenError> {
-        let keys = environment.get("AWS_ACCESS_KEY_ID").zip(environment.get("AWS_SECRET_ACCESS_KEY"));
+        let keys =
+            environment.get("AWS_ACCESS_KEY_ID").zip(environment.get("AWS_SECRET_ACCESS_KEY"));
         if let Some((key_id, secret_key)) = keys {
             let keys = ProfileKeys {
                 key_id: key_id.to_owned(),
@@ -72,8 +73,8 @@ impl S3Credentials {
             let provider = object_store::StaticCredentialProvider::new(keys.into_credential());
             return Ok(Self::new(Arc::new(provider), "the environment"));
         }
-        let web_identity =
-            environment.get("AWS_WEB_IDENTITY_TOKEN_FILE").is_some() && environment.get("AWS_ROLE_ARN").is_some();
+        let web_identity = environment.get("AWS_WEB_IDENTITY_TOKEN_FILE").is_some()
+            && environment.get("AWS_ROLE_ARN").is_some();
         let container = environment.get("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI").is_some()
             || environment.get("AWS_CONTAINER_CREDENTIALS_FULL_URI").is_some();
         let mut builder = AmazonS3Builder::new()
@@ -94,7 +95,10 @@ impl S3Credentials {
                 let provider = ProfileProvider {
                     environment: environment.clone(),
                     clock: clock.clone(),
-                    cached: Mutex::new((clock.monotonic(), Arc::new(keys.clone().into_credential()))),
+                    cached: Mutex::new((
+                        clock.monotonic(),
+                        Arc::new(keys.clone().into_credential()),
+                    )),
                 };
                 return Ok(Self::new(Arc::new(provider), &format!("profile {name}")));
             }

@@ -37,8 +37,7 @@ use crate::http::{Watchdog, http_failure, read_body, read_text};
 use credentials::S3Credentials;
 
 /// What a signature leaves as it is; everything else is percent-encoded.
-const QUERY_ENCODE: AsciiSet =
-    NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const QUERY_ENCODE: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// As in a query, with the slashes between the parts of a key.
 const PATH_ENCODE: AsciiSet = QUERY_ENCODE.remove(b'/');
@@ -88,7 +87,11 @@ impl S3Backend {
         *request.headers_mut() = headers;
         if let Some(credentials) = &self.credentials {
             let credential = watchdog.guard(credentials.get()).await.map_err(|failure| {
-                Failure::CredentialsUnavailable(format!("{}: {}", credentials.origin, failure.text()))
+                Failure::CredentialsUnavailable(format!(
+                    "{}: {}",
+                    credentials.origin,
+                    failure.text()
+                ))
             })??;
             AwsAuthorizer::new(&credential, "s3", &self.region)
                 .try_authorize(&mut request, None)
@@ -190,7 +193,8 @@ fn check_version(
     range: &Range<u64>,
     response: &HttpResponse,
 ) -> Result<(), Failure> {
-    let text = |name| response.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    let text =
+        |name| response.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     if let Some(tag) = text(ETAG) {
         let tag = ETag::parse(tag.strip_prefix("W/").unwrap_or(tag));
         if object.version.etag != ETag::Absent && tag != object.version.etag {

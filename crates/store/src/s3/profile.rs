@@ -129,15 +129,21 @@ fn profile_of(name: &str, mut settings: Section, named: bool) -> Result<Profile,
     let web_identity = take("web_identity_token_file").zip(take("role_arn"));
     let region = take("region");
     let endpoint = take("endpoint_url");
-    let foreign = ["credential_process", "sso_session", "sso_start_url", "source_profile", "credential_source"];
-    if named && keys.is_none() && web_identity.is_none() {
-        if let Some(setting) = foreign.into_iter().find(|setting| settings.contains_key(*setting)) {
-            let why = format!(
-                "uses {setting}, which is not supported; run: \
-                 eval \"$(aws configure export-credentials --profile {name} --format env)\""
-            );
-            return Err(OpenError::Profile { profile: name.to_owned(), why });
-        }
+    let foreign = [
+        "credential_process",
+        "sso_session",
+        "sso_start_url",
+        "source_profile",
+        "credential_source",
+    ];
+    let usable = keys.is_some() || web_identity.is_some();
+    let setting = foreign.into_iter().find(|setting| settings.contains_key(*setting));
+    if let Some(setting) = setting.filter(|_| named && !usable) {
+        let why = format!(
+            "uses {setting}, which is not supported; run: \
+             eval \"$(aws configure export-credentials --profile {name} --format env)\""
+        );
+        return Err(OpenError::Profile { profile: name.to_owned(), why });
     }
     Ok(Profile { name: name.to_owned(), keys, region, endpoint, web_identity })
 }
@@ -146,7 +152,10 @@ fn profile_of(name: &str, mut settings: Section, named: bool) -> Result<Profile,
 mod tests {
     use super::*;
 
-    fn environment(files: &[(&str, &str)], more: &[(&str, &str)]) -> (tempfile::TempDir, Environment) {
+    fn environment(
+        files: &[(&str, &str)],
+        more: &[(&str, &str)],
+    ) -> (tempfile::TempDir, Environment) {
         let home = tempfile::tempdir().expect("a directory");
         std::fs::create_dir(home.path().join(".aws")).expect("a directory");
         for (name, text) in files {

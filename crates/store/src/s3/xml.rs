@@ -106,7 +106,9 @@ pub(crate) fn parse_list(document: &[u8]) -> Result<ListPage, Failure> {
             "Contents" => {
                 let version = Version {
                     size: size.take().ok_or_else(|| format!("{key:?} has no size"))?,
-                    modified_ms: modified_ms.take().ok_or_else(|| format!("{key:?} has no time"))?,
+                    modified_ms: modified_ms
+                        .take()
+                        .ok_or_else(|| format!("{key:?} has no time"))?,
                     etag: std::mem::replace(&mut etag, ETag::Absent),
                 };
                 page.objects.push(ListedObject { key: std::mem::take(&mut key), version });
@@ -243,7 +245,12 @@ mod tests {
 
     #[test]
     fn what_is_no_listing_is_refused() {
-        for text in ["", "<html></html>", "<ListBucketResult>", "<ListBucketResult><Contents><Key>a</Key></Contents></ListBucketResult>"] {
+        for text in [
+            "",
+            "<html></html>",
+            "<ListBucketResult>",
+            "<ListBucketResult><Contents><Key>a</Key></Contents></ListBucketResult>",
+        ] {
             assert!(parse_list(text.as_bytes()).is_err(), "{text:?}");
         }
     }
