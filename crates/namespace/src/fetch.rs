@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use feedline_model::{ListPage, ListRequest, ReadError};
 
 use crate::gather::{DirectoryListing, Gather};
+use crate::inner::Inner;
 use crate::mounts::{Mount, Place};
-use crate::namespace::Inner;
 
 /// A store that broke the protocol of listings.
 fn broken(prefix: &str, cause: &str) -> ReadError {

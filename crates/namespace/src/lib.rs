@@ -44,7 +44,7 @@
 //!
 //! # Reading order
 //!
-//! [`Namespace`] in `namespace` decides; `mounts` says which bucket; `fetch` asks, `gather` and
+//! [`Namespace`] is the face, `inner` decides when to ask; `mounts` says which bucket; `fetch` asks, `gather` and
 //! `rules` make directories of keys; `table` keeps them, `state` and `persist` on disk; `preload`
 //! and `walk` go over many.
 
@@ -52,6 +52,7 @@ mod codec;
 mod config;
 mod fetch;
 mod gather;
+mod inner;
 mod mounts;
 mod namespace;
 mod persist;

@@ -8,8 +8,9 @@ use feedline_model::{EntryKind, ReadError};
 use futures::stream::{self, StreamExt};
 
 use crate::fetch;
+use crate::inner::{Inner, wait};
 use crate::mounts::below;
-use crate::namespace::{Inner, Namespace, wait};
+use crate::namespace::Namespace;
 
 /// Levels listed to find prefixes. Two find the class folders of `train/` and `val/`; a tree that
 /// is still narrow below has too little to gain.

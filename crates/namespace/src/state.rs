@@ -305,7 +305,8 @@ impl StateFile {
         let (mut live, mut live_bytes) = (HashMap::new(), 0);
         let (mut record, mut content) = (Vec::new(), Vec::new());
         for (directory, hidden) in directories {
-            (record.clear(), content.clear());
+            record.clear();
+            content.clear();
             put_content(&mut content, directory, hidden);
             let bytes = put_listing(&mut record, directory, &content);
             writer.write_all(&record)?;

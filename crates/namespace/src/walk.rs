@@ -6,7 +6,8 @@ use feedline_model::{Directory, EntryKind, EntryRef, ReadError};
 use futures::stream::{self, Stream};
 use tokio::sync::watch;
 
-use crate::namespace::{Inner, Namespace, Outcome, wait};
+use crate::inner::{Inner, Outcome, wait};
+use crate::namespace::Namespace;
 
 /// A directory still to be visited.
 struct Next {
