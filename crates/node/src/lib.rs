@@ -1,14 +1,31 @@
 //! The only place that knows everyone: configuration, the chain of links, the running role.
 //!
+//! # Invariants
+//!
+//! - Links are nested in `chain`, and nowhere else.
+//! - The real clock is asked in [`clock`] alone.
+//! - Credentials are no setting; they come from the environment that the store reads.
+//!
 //! # Reading order
 //!
-//! [`config`] turns text into a [`config::ResolvedConfig`]; `chain` nests the links of one read, in
-//! one place; [`registry`] is how commands find a running daemon.
+//! [`config`] turns text into a [`config::ResolvedConfig`]; `chain` nests the links of one read;
+//! [`role`] is a node from start to end; `admin` and `status` answer the admin API; [`registry`] is
+//! how commands find a running daemon.
 
+mod admin;
+mod chain;
 pub mod clock;
 pub mod config;
 pub mod logging;
 pub mod paths;
+mod pins;
 pub mod registry;
+pub mod role;
+mod router;
+mod status;
 
 pub use feedline_gateway::{Client, ClientError, ItemStream, api};
+/// The object stores, for commands that write to a bucket without a mount.
+pub use feedline_store as store;
+pub use registry::{Registered, locate, log_file, running};
+pub use role::{Node, StartError, StopError};

@@ -11,8 +11,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::ResolvedConfig;
 use crate::paths;
 
+pub(crate) const SOCKET: &str = "admin.sock";
 const MOUNT_FILE: &str = "mount.json";
 
 /// `mount.json`, as it lies on disk.
@@ -40,7 +42,7 @@ impl Registered {
     /// Its admin socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
-        self.dir.join("admin.sock")
+        self.dir.join(SOCKET)
     }
 
     /// Where a daemon in the background writes its log.
@@ -61,7 +63,7 @@ impl Registered {
     ///
     /// If a file is there and cannot be removed.
     pub fn clear(&self) -> io::Result<()> {
-        for file in ["admin.sock", "pid", MOUNT_FILE] {
+        for file in [SOCKET, "pid", MOUNT_FILE] {
             remove_if_there(&self.dir.join(file))?;
         }
         // Stays if there is a log.
@@ -74,6 +76,12 @@ impl Registered {
 #[must_use]
 pub fn dir_of(run_dir: &Path, mountpoint: &Path) -> PathBuf {
     run_dir.join(paths::mount_id(mountpoint))
+}
+
+/// Where a daemon with this configuration writes its log when it runs in the background.
+#[must_use]
+pub fn log_file(config: &ResolvedConfig) -> PathBuf {
+    dir_of(&config.run_dir, &config.mountpoint).join("log")
 }
 
 /// Every daemon registered in `run_dir`, by mount point; those that died without cleaning up too.

@@ -147,7 +147,10 @@ impl ResolvedConfig {
             uid: merged.count("uid", rustix::process::getuid().as_raw())?,
             gid: merged.count("gid", rustix::process::getgid().as_raw())?,
             umask: merged.count("umask", 0)?,
-            allow_other: merged.switch("allow_other")?,
+            allow_other: match merged.value("allow_other")? {
+                Some(Value::Switch(allow)) => allow,
+                _ => rustix::process::geteuid().is_root(),
+            },
             fuse_threads: merged.count("fuse_threads", 0)?,
             max_background: merged.count("max_background", 0)?,
             read_ahead_bytes: merged.count("read_ahead", 0)?,
@@ -199,6 +202,7 @@ impl ResolvedConfig {
             .map(|setting| {
                 let computed = match setting.name {
                     "cache" => cache.join(","),
+                    "allow_other" => self.allow_other.to_string(),
                     "uid" => self.uid.to_string(),
                     "gid" => self.gid.to_string(),
                     "threads" => self.threads.to_string(),

@@ -258,10 +258,11 @@ pub const SETTINGS: &[Setting] = &[
         "Send unsigned requests, for public buckets",
     ),
     setting("ca_file", "FILE", "", Kind::Path, "Trust the certificates in this PEM file as well"),
+    // 10 Gb/s of 110 KB objects at 30 ms each need about 370 in flight.
     setting(
         "requests_max",
         "N",
-        "256",
+        "384",
         Kind::Count { min: 1, max: 4096 },
         "Requests to the store in flight at most; falls by itself when the store says 503",
     ),
@@ -341,7 +342,13 @@ pub const SETTINGS: &[Setting] = &[
         "Group of all files; empty: that of the user who mounts",
     ),
     setting("umask", "MASK", "022", Kind::Octal, "Permission bits that files and directories lack"),
-    setting("allow_other", "BOOL", "false", Kind::Switch, "Let other users see the mount"),
+    setting(
+        "allow_other",
+        "BOOL",
+        "",
+        Kind::Switch,
+        "Let other users see the mount; empty: if root mounts, whose jobs run as other users",
+    ),
     // FINDINGS: 2 to 4 threads with a queue each; misses are answered from the async runtime.
     setting(
         "fuse_threads",
@@ -350,10 +357,11 @@ pub const SETTINGS: &[Setting] = &[
         Kind::Count { min: 1, max: 64 },
         "Threads that take requests from the kernel",
     ),
+    // In mmap mode the only limit on reads in flight; at 30 ms a file 256 gave 695 images/s, 12 gave 312.
     setting(
         "max_background",
         "N",
-        "256",
+        "512",
         Kind::Count { min: 12, max: 65_535 },
         "Reads that the kernel sends ahead at once",
     ),

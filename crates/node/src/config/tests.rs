@@ -45,7 +45,7 @@ fn the_defaults_are_sound_and_within_their_limits() {
     assert_eq!(config.metadata_ttl, Duration::from_secs(600));
     assert_eq!(config.buffer_bytes, 128 << 20);
     assert_eq!(config.umask, 0o022);
-    assert_eq!(config.requests_max, 256);
+    assert_eq!(config.requests_max, 384);
     assert!((2..=8).contains(&config.threads));
     assert_eq!(config.cache.len(), 1);
     assert_eq!(config.cache[0].size, CacheSize::Percent(10));

@@ -1,0 +1,210 @@
+//! The chain of one read, nested here and nowhere else:
+//!
+//! ```text
+//! mount -> cache -> router -> store (retries, limit) -> bucket
+//!   \-> namespace -> store (LIST)
+//! ```
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use feedline_cache::{Cache, CacheConfig, CacheDirConfig};
+use feedline_model::{BlockSource, Clock, Lister, SourceId};
+use feedline_mount::{Capacity, CapacityProvider, Mount, MountHandle, MountParts};
+use feedline_namespace::{Mounted, Namespace, NamespaceConfig};
+use feedline_store::{Environment, Store, StoreConfig};
+use tokio::runtime::Handle;
+
+use crate::config::{CacheSize, Listing, MountConfig, OpenMode, PathStyle, ResolvedConfig};
+use crate::role::StartError;
+use crate::router::Router;
+
+/// LISTs in flight at most: S3 answers one in 50 ms or more, and a walk gains little beyond.
+const LISTS_MAX: usize = 64;
+
+/// Listings in memory at most. ImageNet has 2,000 directories; a million of 30 entries are 3 GB, so
+/// this is a bound against runaway trees, not a budget.
+const DIRECTORIES_MAX: usize = 1_000_000;
+
+/// What `df` shows as size and free: a bucket has no end, and a full one would only raise alarms.
+const CAPACITY_BYTES: u64 = 1 << 50;
+
+/// A bucket or prefix, open.
+#[derive(Debug)]
+pub(crate) struct MountedStore {
+    pub(crate) path: String,
+    pub(crate) url: String,
+    pub(crate) store: Arc<Store>,
+}
+
+/// All links but the mount.
+#[derive(Debug)]
+pub(crate) struct Chain {
+    pub(crate) mounted: Vec<MountedStore>,
+    /// Each bucket once, however many of its prefixes are mounted.
+    pub(crate) stores: HashMap<SourceId, Arc<Store>>,
+    pub(crate) cache: Arc<Cache>,
+    pub(crate) namespace: Namespace,
+}
+
+/// Opens and nests everything. Sends no request.
+pub(crate) fn build(
+    config: &ResolvedConfig,
+    environment: &Environment,
+    clock: &Arc<dyn Clock>,
+    tasks: &Handle,
+) -> Result<Chain, StartError> {
+    let (mounted, stores) = open_stores(config, environment, clock, tasks)?;
+    let routes = stores.iter().map(|(id, store)| (*id, Arc::clone(store) as Arc<dyn BlockSource>));
+    let router = Arc::new(Router::new(routes.collect()));
+    let cache = Cache::open(cache_config(config)?, router, Arc::clone(clock), tasks.clone())?;
+    let namespace = NamespaceConfig {
+        mounts: mounted
+            .iter()
+            .map(|mounted| Mounted {
+                tree_path: mounted.path.clone(),
+                lister: Arc::clone(&stores[&mounted.store.source()]) as Arc<dyn Lister>,
+                prefix: mounted.store.prefix().to_owned(),
+            })
+            .collect(),
+        metadata_ttl: config.metadata_ttl,
+        listing: match config.listing {
+            Listing::Lazy => feedline_namespace::Listing::Lazy,
+            Listing::Eager => feedline_namespace::Listing::Eager,
+        },
+        state_file: Some(state_dir(config)?.join("listings")),
+        lists_max: LISTS_MAX.min(config.requests_max),
+        directories_max: DIRECTORIES_MAX,
+    };
+    let namespace = Namespace::open(namespace, Arc::clone(clock), tasks.clone())?;
+    Ok(Chain { mounted, stores, cache, namespace })
+}
+
+/// Shows the chain to the kernel.
+pub(crate) fn mount(
+    chain: &Chain,
+    config: &ResolvedConfig,
+    clock: &Arc<dyn Clock>,
+    tasks: &Handle,
+) -> Result<MountHandle, StartError> {
+    let settings = feedline_mount::MountConfig {
+        open: match config.open {
+            OpenMode::Passthrough => feedline_mount::OpenMode::Passthrough,
+            OpenMode::None => feedline_mount::OpenMode::None,
+        },
+        uid: config.uid,
+        gid: config.gid,
+        umask: u32::from(config.umask),
+        allow_other: config.allow_other,
+        threads: config.fuse_threads,
+        max_background: config.max_background,
+        read_ahead_bytes: u64::from(config.read_ahead_bytes),
+        fs_name: match &chain.mounted[..] {
+            [one] => one.url.clone(),
+            _ => "feedline".into(),
+        },
+        cache_dirs: config.cache.iter().map(|cache| cache.dir.clone()).collect(),
+        ..feedline_mount::MountConfig::new(&config.mountpoint)
+    };
+    let parts = MountParts {
+        tree: Arc::new(chain.namespace.clone()),
+        index: Arc::clone(&chain.cache) as _,
+        blocks: Arc::clone(&chain.cache) as _,
+        clock: Arc::clone(clock),
+        runtime: tasks.clone(),
+        capacity: CapacityProvider::new(|| Capacity {
+            bytes_total: CAPACITY_BYTES,
+            bytes_free: CAPACITY_BYTES,
+            files: 0,
+        }),
+    };
+    Ok(Mount::start(&settings, parts)?)
+}
+
+type Stores = (Vec<MountedStore>, HashMap<SourceId, Arc<Store>>);
+
+fn open_stores(
+    config: &ResolvedConfig,
+    environment: &Environment,
+    clock: &Arc<dyn Clock>,
+    tasks: &Handle,
+) -> Result<Stores, StartError> {
+    let mut mounted = Vec::new();
+    let mut stores = HashMap::new();
+    for mount in &config.mounts {
+        let settings = store_config(config, mount, environment.clone());
+        // Jitter must differ between nodes that start together; it need not be secret.
+        let seed = clock.unix_ms() ^ (u64::from(std::process::id()) << 32);
+        let store = Store::open(&settings, Arc::clone(clock), tasks.clone(), seed)?;
+        stores.entry(store.source()).or_insert_with(|| Arc::clone(&store));
+        mounted.push(MountedStore { path: mount.path.clone(), url: mount.url.clone(), store });
+    }
+    Ok((mounted, stores))
+}
+
+fn store_config(
+    config: &ResolvedConfig,
+    mount: &MountConfig,
+    environment: Environment,
+) -> StoreConfig {
+    StoreConfig {
+        endpoint: mount.endpoint.clone(),
+        region: mount.region.clone(),
+        path_style: match mount.path_style {
+            PathStyle::Auto => None,
+            PathStyle::Always => Some(true),
+            PathStyle::Never => Some(false),
+        },
+        anonymous: mount.anonymous,
+        ca_file: mount.ca_file.clone(),
+        request_timeout: config.request_timeout,
+        retry_budget: config.retry_budget,
+        requests_in_flight_max: config.requests_max,
+        environment,
+        ..StoreConfig::new(&mount.url)
+    }
+}
+
+fn cache_config(config: &ResolvedConfig) -> Result<CacheConfig, StartError> {
+    let mut dirs = Vec::new();
+    for cache in &config.cache {
+        let failed = |source| StartError::CacheDir { dir: cache.dir.clone(), source };
+        if let Some(parent) = cache.dir.parent() {
+            fs::create_dir_all(parent).map_err(failed)?;
+        }
+        let quota_bytes = match cache.size {
+            CacheSize::Bytes(bytes) => bytes,
+            CacheSize::Percent(percent) => percent_of_disk(&cache.dir, percent).map_err(failed)?,
+        };
+        dirs.push(CacheDirConfig { dir: cache.dir.clone(), quota_bytes });
+    }
+    // Without root the kernel refuses passthrough, and the mount answers reads from our memory.
+    let passthrough = config.open == OpenMode::Passthrough && rustix::process::geteuid().is_root();
+    Ok(CacheConfig {
+        buffer_bytes: config.buffer_bytes,
+        keep_pages: passthrough,
+        scrub_bytes_per_s: config.scrub_bytes_per_s,
+        ..CacheConfig::new(dirs)
+    })
+}
+
+fn percent_of_disk(dir: &Path, percent: u8) -> std::io::Result<u64> {
+    let existing = if dir.exists() { dir } else { dir.parent().unwrap_or(Path::new("/")) };
+    let disk = rustix::fs::statvfs(existing)?;
+    Ok(disk.f_blocks.saturating_mul(disk.f_frsize) / 100 * u64::from(percent))
+}
+
+/// Where listings and pins are kept: beside the objects in the first cache directory, whose lock
+/// makes this daemon their only user. The cache leaves names alone that are not its own.
+pub(crate) fn state_dir(config: &ResolvedConfig) -> Result<PathBuf, StartError> {
+    let first = config.cache.first().expect("a resolved config has a cache directory");
+    let dir = first.dir.join("namespace");
+    match fs::create_dir(&dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(StartError::CacheDir { dir, source: error })
+        }
+        _ => Ok(dir),
+    }
+}

@@ -1,0 +1,104 @@
+//! Which paths are pinned: a list that outlives the daemon.
+//!
+//! A pin is a path, not a set of objects: what appears below it later is pinned too. The cache knows
+//! ids only, so the role applies this list to it, at start and whenever the list changes.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::PathBuf;
+
+use parking_lot::Mutex;
+
+/// The pinned paths, relative to the root of the mount.
+#[derive(Debug)]
+pub(crate) struct Pins {
+    file: PathBuf,
+    paths: Mutex<BTreeSet<String>>,
+}
+
+impl Pins {
+    /// Reads the list; a missing file is an empty one. A damaged one is an error: forgetting pins
+    /// would evict what somebody wanted kept.
+    pub(crate) fn open(file: PathBuf) -> io::Result<Self> {
+        let paths = match std::fs::read(&file) {
+            Ok(text) => serde_json::from_slice(&text).map_err(|error| {
+                io::Error::other(format!("{}: damaged list of pins: {error}", file.display()))
+            })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeSet::new(),
+            Err(error) => return Err(error),
+        };
+        Ok(Self { file, paths: Mutex::new(paths) })
+    }
+
+    /// All pinned paths.
+    pub(crate) fn paths(&self) -> Vec<String> {
+        self.paths.lock().iter().cloned().collect()
+    }
+
+    /// The pinned path that holds `path`: itself or one above it.
+    pub(crate) fn covering(&self, path: &str) -> Option<String> {
+        let paths = self.paths.lock();
+        paths.iter().find(|pinned| holds(pinned, path)).cloned()
+    }
+
+    /// Adds a path. Those below it are then implied and leave the list.
+    pub(crate) fn add(&self, path: &str) -> io::Result<()> {
+        self.change(|paths| {
+            paths.retain(|pinned| !holds(path, pinned));
+            paths.insert(path.to_owned());
+        })
+    }
+
+    /// Removes a path and those below it.
+    pub(crate) fn remove(&self, path: &str) -> io::Result<()> {
+        self.change(|paths| paths.retain(|pinned| !holds(path, pinned)))
+    }
+
+    /// Changes the list, and keeps the change only if it reached the disk. The list is short and
+    /// changes by hand, so the lock may be held over the write.
+    fn change(&self, change: impl FnOnce(&mut BTreeSet<String>)) -> io::Result<()> {
+        let mut paths = self.paths.lock();
+        let mut changed = paths.clone();
+        change(&mut changed);
+        let text = serde_json::to_vec_pretty(&changed).map_err(io::Error::other)?;
+        let temporary = self.file.with_extension("new");
+        std::fs::write(&temporary, text)?;
+        std::fs::File::open(&temporary)?.sync_all()?;
+        std::fs::rename(&temporary, &self.file)?;
+        *paths = changed;
+        Ok(())
+    }
+}
+
+/// True if `path` is `above` or lies below it. The root holds everything.
+fn holds(above: &str, path: &str) -> bool {
+    match path.strip_prefix(above) {
+        Some(rest) => above.is_empty() || rest.is_empty() || rest.starts_with('/'),
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pin_holds_what_lies_below_it_and_survives_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pins.json");
+        let pins = Pins::open(file.clone()).unwrap();
+        pins.add("train/a").unwrap();
+        pins.add("val").unwrap();
+        assert_eq!(pins.covering("train/a/1.jpg").as_deref(), Some("train/a"));
+        assert_eq!(pins.covering("train/a").as_deref(), Some("train/a"));
+        assert_eq!(pins.covering("train/ab"), None);
+        assert_eq!(pins.covering(""), None);
+        pins.add("train").unwrap();
+        assert_eq!(pins.paths(), ["train", "val"], "train/a is implied");
+        assert_eq!(Pins::open(file.clone()).unwrap().paths(), ["train", "val"]);
+        pins.remove("").unwrap();
+        assert_eq!(Pins::open(file.clone()).unwrap().paths(), [""; 0]);
+        std::fs::write(&file, "x").unwrap();
+        assert!(Pins::open(file).unwrap_err().to_string().contains("damaged"));
+    }
+}

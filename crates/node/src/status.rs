@@ -1,0 +1,105 @@
+//! The status of a node, gathered from the counters that each link keeps of its own.
+
+use std::collections::BTreeMap;
+
+use feedline_gateway::api::{CacheDirStatus, MountedSource, NamespaceStatus, ReadStatus, Status};
+use feedline_store::{RetryCause, Verb};
+
+use crate::admin::NodeAdmin;
+
+/// Everything about the node now. Memory only, `/proc/self` aside.
+pub(crate) fn of(node: &NodeAdmin) -> Status {
+    let chain = node.chain();
+    let mut status = Status {
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        mountpoint: node.config().mountpoint.display().to_string(),
+        sources: chain
+            .mounted
+            .iter()
+            .map(|mounted| MountedSource { path: mounted.path.clone(), url: mounted.url.clone() })
+            .collect(),
+        uptime_s: node.uptime().as_secs_f64(),
+        open_mode: "none".into(),
+        resident_bytes: resident_bytes(),
+        namespace: namespace(node),
+        ..Default::default()
+    };
+    store(node, &mut status);
+    cache(node, &mut status);
+    mount(node, &mut status);
+    status
+}
+
+fn store(node: &NodeAdmin, status: &mut Status) {
+    for store in node.chain().stores.values() {
+        let stats = store.stats();
+        for verb in Verb::ALL {
+            *status.requests.entry(verb.label().into()).or_default() += stats.requests(verb);
+        }
+        for cause in RetryCause::ALL {
+            let count = stats.retries(cause);
+            if 0 < count {
+                *status.retries.entry(cause.label().into()).or_default() += count;
+            }
+        }
+        status.reads.store_bytes += stats.bytes_read();
+        status.requests_in_flight += store.limiter().in_flight() as u64;
+        status.requests_limit += store.limiter().limit() as u64;
+    }
+}
+
+fn cache(node: &NodeAdmin, status: &mut Status) {
+    let stats = node.chain().cache.stats();
+    status.reads = ReadStatus {
+        hits: stats.hits,
+        hit_bytes: stats.hit_bytes,
+        misses: stats.misses,
+        ..std::mem::take(&mut status.reads)
+    };
+    let dirs = stats.dirs.into_iter().map(|dir| CacheDirStatus {
+        dir: dir.dir.display().to_string(),
+        quota_bytes: dir.quota_bytes,
+        used_bytes: dir.used_bytes,
+        objects: dir.objects,
+        pinned: dir.pinned,
+        state: dir.state,
+        evicted: dir.evicted,
+        corrupt: dir.corrupt,
+    });
+    status.cache = dirs.collect();
+}
+
+fn mount(node: &NodeAdmin, status: &mut Status) {
+    let Some(mount) = node.mount() else { return };
+    let (mode, reason) = mount.open_mode();
+    status.open_mode = mode.to_string();
+    status.open_mode_reason = reason.map(str::to_owned);
+    let stats = mount.stats();
+    status.reads.passthrough_opens = stats.passthrough_opens;
+    status.reads.cached_opens = stats.cached_opens;
+    status.inodes = stats.inodes;
+    status.fuse_requests =
+        stats.requests.into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
+}
+
+fn namespace(node: &NodeAdmin) -> NamespaceStatus {
+    let stats = node.chain().namespace.stats();
+    let hidden: BTreeMap<_, _> =
+        stats.hidden.iter().map(|(reason, count)| (reason.name().to_owned(), *count)).collect();
+    NamespaceStatus {
+        directories: stats.directories,
+        entries: stats.entries,
+        hidden,
+        hidden_examples: stats.hidden_examples,
+        lists: stats.lists,
+    }
+}
+
+/// Resident memory of this process; 0 if `/proc` is not there.
+fn resident_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kib.unwrap_or(0) << 10
+}
