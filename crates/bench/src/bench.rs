@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
-use crate::{meta, read, train};
+use crate::{meta, read, targets, train};
 
 /// `feedline bench`
 #[derive(Debug, Args)]
@@ -20,6 +20,8 @@ enum BenchCommand {
     Read(read::ReadArgs),
     /// Walk a tree with a stat of every entry
     Meta(meta::MetaArgs),
+    /// The whole target table, side by side with ext4 and s3fs
+    Targets(targets::TargetsArgs),
     /// One training process; started by `train`
     #[command(hide = true)]
     Worker {
@@ -38,6 +40,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
         BenchCommand::Train(args) => train::run(&args).map(drop),
         BenchCommand::Read(args) => read::run(&args).map(drop),
         BenchCommand::Meta(args) => meta::run(&args).map(drop),
+        BenchCommand::Targets(args) => targets::run(&args).map(drop),
         BenchCommand::Worker { config } => {
             let config = serde_json::from_str(&config).context("the worker's configuration")?;
             train::worker::run(&config)

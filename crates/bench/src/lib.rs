@@ -21,6 +21,7 @@ pub mod meta;
 pub mod order;
 pub mod read;
 pub mod report;
+pub mod targets;
 mod time;
 pub mod train;
 pub mod units;

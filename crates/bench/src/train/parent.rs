@@ -239,9 +239,14 @@ fn start_worker(
     let events = events.clone();
     std::thread::Builder::new().name(format!("worker {process}")).spawn(move || {
         for line in BufReader::new(output).lines() {
-            let event = line.ok().and_then(|line| serde_json::from_str(&line).ok());
-            let ended = event.is_none();
-            if events.send((process, event)).is_err() || ended {
+            let Ok(line) = line else { break };
+            // Something else on its output is a mistake of ours; waiting for more would hang.
+            let event = serde_json::from_str(&line).unwrap_or_else(|error| Event::Failed {
+                path: "worker".to_owned(),
+                errno: None,
+                message: format!("no event ({error}): {line}"),
+            });
+            if events.send((process, Some(event))).is_err() {
                 return;
             }
         }

@@ -23,7 +23,7 @@ pub struct WorkerConfig {
 
 /// From the parent.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "order", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Order {
     /// Read one epoch; they count from 0.
     Epoch {
@@ -36,7 +36,7 @@ pub enum Order {
 
 /// From a worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Event {
     /// It runs and waits for an order.
     Ready,
