@@ -1,1 +1,51 @@
-//! Placeholder.
+//! One node's SSD: files, index, quota, eviction, pins, crash recovery and single flight.
+//!
+//! [`Cache`] is a link of the read chain: it answers from its directories, or asks the next link
+//! once, however many ask, and keeps what it got. One object is one file. Losing any file, or the
+//! whole directory, at any moment is safe.
+//!
+//! # Invariants
+//!
+//! - Bytes are served only if they are known to be right: written by this process, or recorded
+//!   before a clean stop, or verified against their checksum since.
+//! - A directory never holds more bytes on disk than its quota: space is reserved before a write.
+//! - Nobody waits for the disk who only wants bytes that have arrived: files are written behind.
+//! - A disk's trouble is never a read error: the next link answers.
+//!
+//! # Deliberately absent
+//!
+//! - No fsync per object: what a crash may have torn is verified before it is served.
+//! - No names: the cache knows ids of versions, never paths or keys (except to ask the next link).
+//! - No clock, no randomness of its own.
+//!
+//! # Reading order
+//!
+//! [`config`], then `cache` (one read, followed), `flight` and `fill` (a miss), `partial` (large
+//! objects), `index` and `journal` (what is here), `directory` and `disk` (where), `evict`,
+//! `check`.
+
+mod budget;
+mod cache;
+mod check;
+pub mod config;
+mod directory;
+mod disk;
+mod evict;
+mod fill;
+mod flight;
+mod index;
+mod journal;
+mod local;
+mod maintain;
+mod partial;
+mod readahead;
+mod stats;
+
+#[cfg(test)]
+mod tests;
+
+pub use cache::Cache;
+pub use check::{CheckProgress, CheckReport};
+pub use evict::Freed;
+pub use config::{CacheConfig, CacheDirConfig, CacheError};
+pub use stats::{CacheStats, DirStats};

@@ -1,0 +1,406 @@
+//! One read, followed: is it here, is somebody fetching it, else fetch it.
+//!
+//! [`Cache`] is what others hold; [`Shared`] is what its tasks hold. When the last `Cache` is
+//! dropped without [`Cache::close`], background work stops and the next open verifies.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use feedline_model::page::{PAGE_BYTES, page_count, page_range, pages_of};
+use feedline_model::{
+    BlockSource, CachedFile, Clock, Object, ObjectHolder, ObjectId, ObjectIndex, Priority,
+    ReadError,
+};
+use futures::StreamExt as _;
+use parking_lot::{Mutex, RwLock};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, watch};
+use tokio_util::task::TaskTracker;
+
+use crate::budget::Budget;
+use crate::config::{CacheConfig, CacheError};
+use crate::directory::{Dir, WRITERS};
+use crate::disk::{Disk, RealDisk};
+use crate::flight::{Boarding, Flights};
+use crate::index::{Index, State};
+use crate::local::OpenFiles;
+use crate::partial::Partial;
+use crate::readahead::ReadAhead;
+use crate::stats::{CacheStats, Counters, DirStats};
+
+/// Directories of one cache at most: a record has one byte for the number.
+const DIRS_MAX: usize = 250;
+
+/// Pages of one read fetched at once: enough to fill a fast link, and one read of a huge range
+/// cannot take the whole budget.
+const PAGES_AT_ONCE: usize = 8;
+
+/// Locks that order publishing and removing of one object; a power of two far above the writers.
+const STRIPES: usize = 64;
+
+/// A node's cache on disk. See the crate's head.
+pub struct Cache {
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl fmt::Debug for Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache").field("dirs", &self.shared.dirs).finish_non_exhaustive()
+    }
+}
+
+/// What the cache's tasks share.
+pub(crate) struct Shared {
+    pub(crate) dirs: Vec<Arc<Dir>>,
+    pub(crate) index: Mutex<Index>,
+    pub(crate) partials: Mutex<HashMap<ObjectId, Arc<Partial>>>,
+    pub(crate) flights: Flights,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) linger_bytes: u64,
+    pub(crate) writers: Semaphore,
+    pub(crate) writer_numbers: Mutex<Vec<usize>>,
+    stripes: Vec<Mutex<()>>,
+    pub(crate) open_files: OpenFiles,
+    pub(crate) readahead: ReadAhead,
+    pub(crate) holder: RwLock<Option<Arc<dyn ObjectHolder>>>,
+    pub(crate) next: Arc<dyn BlockSource>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) handle: Handle,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: watch::Sender<bool>,
+    closing: AtomicBool,
+    pub(crate) counters: Counters,
+    pub(crate) objects: Vec<AtomicU64>,
+    pub(crate) scrub_bytes_per_s: u64,
+    pub(crate) keep_pages: bool,
+}
+
+impl Cache {
+    /// Opens the directories and loads their indexes. Blocks on the disk: a second for a million
+    /// objects, no walk.
+    ///
+    /// # Errors
+    ///
+    /// See [`CacheError`]: a directory in use, foreign, on an unfit file system or not writable.
+    pub fn open(
+        config: CacheConfig,
+        next: Arc<dyn BlockSource>,
+        clock: Arc<dyn Clock>,
+        handle: Handle,
+    ) -> Result<Arc<Self>, CacheError> {
+        let keep_pages = config.keep_pages;
+        let disk_of = move |_: usize, root: OwnedFd| -> Arc<dyn Disk> {
+            Arc::new(RealDisk::new(root, keep_pages))
+        };
+        Self::open_on(config, next, clock, handle, &disk_of)
+    }
+
+    /// As [`Cache::open`], on other disks than the real ones.
+    pub(crate) fn open_on(
+        config: CacheConfig,
+        next: Arc<dyn BlockSource>,
+        clock: Arc<dyn Clock>,
+        handle: Handle,
+        disk_of: &dyn Fn(usize, OwnedFd) -> Arc<dyn Disk>,
+    ) -> Result<Arc<Self>, CacheError> {
+        if config.dirs.is_empty() {
+            return Err(CacheError::NoDirectory);
+        }
+        if let Some(extra) = config.dirs.get(DIRS_MAX) {
+            return Err(CacheError::TooMany { dir: extra.dir.clone(), max: DIRS_MAX });
+        }
+        let mut dirs = Vec::new();
+        for (number, dir) in config.dirs.iter().enumerate() {
+            let disk = |root| disk_of(number, root);
+            let number = u8::try_from(number).expect("checked above");
+            dirs.push(Arc::new(Dir::open(number, dir, &disk)?));
+        }
+        let keep_pages = config.keep_pages;
+        let buffer_bytes = config.buffer_bytes.max(PAGE_BYTES);
+        let shared = Arc::new(Shared {
+            objects: dirs.iter().map(|_| AtomicU64::new(0)).collect(),
+            dirs,
+            index: Mutex::default(),
+            partials: Mutex::default(),
+            flights: Flights::default(),
+            budget: Budget::new(buffer_bytes),
+            linger_bytes: buffer_bytes / 4,
+            writers: Semaphore::new(WRITERS),
+            writer_numbers: Mutex::new((0..WRITERS).collect()),
+            stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
+            open_files: OpenFiles::default(),
+            readahead: ReadAhead::default(),
+            holder: RwLock::new(None),
+            next,
+            clock,
+            handle,
+            tasks: TaskTracker::new(),
+            stop: watch::Sender::new(false),
+            closing: AtomicBool::new(false),
+            counters: Counters::default(),
+            scrub_bytes_per_s: config.scrub_bytes_per_s,
+            keep_pages,
+        });
+        shared.load()?;
+        shared.start_background();
+        Ok(Arc::new(Self { shared }))
+    }
+
+    /// Stops filling, waits for what is being written, writes the index and marks the directories
+    /// as cleanly stopped. Reads still work afterwards, past the cache.
+    pub async fn close(&self) {
+        let shared = &self.shared;
+        if shared.closing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        shared.stop.send_replace(true);
+        shared.flights.shed();
+        shared.tasks.close();
+        shared.tasks.wait().await;
+        let shared = self.shared.clone();
+        let done = self.shared.handle.spawn_blocking(move || shared.write_clean()).await;
+        if let Err(error) = done {
+            tracing::error!(%error, "the cache could not be closed cleanly");
+        }
+    }
+
+    /// True if the object is pinned, or will be when it comes.
+    #[must_use]
+    pub fn is_pinned(&self, id: &ObjectId) -> bool {
+        self.shared.index.lock().get(id).is_some_and(|record| record.is_pinned())
+    }
+
+    /// Bytes of the object's content that are here. Memory only.
+    #[must_use]
+    pub fn cached_bytes(&self, id: &ObjectId) -> u64 {
+        let state = self.shared.usable_record(id).map(|record| (record.state(), record.size()));
+        match state {
+            Some((State::Complete, size)) => size,
+            Some((State::Partial, _)) => {
+                let partial = self.shared.partials.lock().get(id).cloned();
+                partial.map_or(0, |partial| partial.present_bytes())
+            }
+            _ => 0,
+        }
+    }
+
+    /// Counters and sizes. Cost: a walk over the index to count pins.
+    #[must_use]
+    pub fn stats(&self) -> CacheStats {
+        let shared = &self.shared;
+        let now_ms = shared.now_ms();
+        let mut pinned = vec![0; shared.dirs.len()];
+        let mut partial = vec![0; shared.dirs.len()];
+        {
+            let index = shared.index.lock();
+            for record in (0..index.slots()).filter_map(|slot| index.at(slot)) {
+                let dir = usize::from(record.dir);
+                pinned[dir] += u64::from(record.is_pinned());
+                partial[dir] += u64::from(record.state() == State::Partial);
+            }
+        }
+        let dirs = shared.dirs.iter().enumerate().map(|(number, dir)| DirStats {
+            dir: dir.path.clone(),
+            quota_bytes: dir.quota_bytes,
+            used_bytes: dir.used(),
+            objects: shared.objects[number].load(Ordering::Relaxed),
+            partial_objects: partial[number],
+            pinned: pinned[number],
+            state: dir.state_text(now_ms),
+            evicted: dir.evicted.get(),
+            corrupt: dir.corrupt.get(),
+        });
+        let counters = &shared.counters;
+        CacheStats {
+            dirs: dirs.collect(),
+            hits: counters.hits.get(),
+            hit_bytes: counters.hit_bytes.get(),
+            misses: counters.misses.get(),
+            fetched_bytes: counters.fetched_bytes.get(),
+            joined: counters.joined.get(),
+            not_kept: counters.not_kept.get(),
+            readahead_pages: counters.readahead_pages.get(),
+            flights: shared.flights.len() as u64,
+            budget_used_bytes: shared.budget.in_use(),
+        }
+    }
+}
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        self.shared.stop.send_replace(true);
+        // Flights under way hold the shared part; what lingers must not hold its budget.
+        self.shared.flights.shed();
+    }
+}
+
+impl Shared {
+    pub(crate) fn now_ms(&self) -> u64 {
+        // From 1: zero means "never" in the directories.
+        u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX - 1) + 1
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    /// The lock that orders publishing and removing the files of `id`.
+    pub(crate) fn stripe(&self, id: &ObjectId) -> &Mutex<()> {
+        &self.stripes[usize::from(id.0[15]) % STRIPES]
+    }
+
+    /// The record, unless its directory is set aside.
+    pub(crate) fn usable_record(&self, id: &ObjectId) -> Option<crate::index::Record> {
+        let record = *self.index.lock().get(id)?;
+        (!self.dirs[usize::from(record.dir)].is_set_aside()).then_some(record)
+    }
+
+    /// Marks used; returns the record if the object is complete on a usable directory.
+    pub(crate) fn use_complete(&self, id: &ObjectId) -> Option<crate::index::Record> {
+        let mut index = self.index.lock();
+        let record = index.get_mut(id)?;
+        record.set_visited(true);
+        let record = *record;
+        drop(index);
+        let usable = !self.dirs[usize::from(record.dir)].is_set_aside();
+        (usable && record.state() == State::Complete).then_some(record)
+    }
+
+    /// True if the page can be read from disk.
+    pub(crate) fn has_page(&self, id: &ObjectId, page: u64) -> bool {
+        match self.usable_record(id).map(|record| record.state()) {
+            Some(State::Complete) => true,
+            Some(State::Partial) => {
+                let partial = self.partials.lock().get(id).cloned();
+                partial.is_some_and(|partial| partial.has(page))
+            }
+            _ => false,
+        }
+    }
+
+    /// One page's part of a read.
+    async fn read_page(
+        self: &Arc<Self>,
+        object: &Object,
+        id: ObjectId,
+        page: u64,
+        range: Range<u64>,
+        priority: Priority,
+    ) -> Result<Bytes, ReadError> {
+        let size = object.version.size;
+        let start = page_range(page, size).start;
+        // Twice: a file found bad is dropped, and the page then fetched.
+        for _ in 0..2 {
+            if let Some(bytes) = self.read_local(object, &id, page, range.clone()).await {
+                return Ok(bytes);
+            }
+            if self.is_closing() {
+                break;
+            }
+            let flight = match self.flights.board((id, page), priority, || self.has_page(&id, page))
+            {
+                Boarding::Here => continue,
+                Boarding::Joined(flight) => {
+                    self.counters.joined.add(1);
+                    flight
+                }
+                Boarding::Opened(flight) => {
+                    self.launch(object.clone(), id, page, flight.clone());
+                    flight
+                }
+            };
+            if priority == Priority::Demand {
+                self.read_ahead(object, id, page);
+            }
+            let bytes = flight.wait().await?;
+            let (from, to) = (range.start - start, range.end - start);
+            let at = |offset: u64| usize::try_from(offset).expect("a page fits in memory");
+            return Ok(bytes.slice(at(from)..at(to)));
+        }
+        self.next.read(object, range, priority).await
+    }
+
+    /// Fetches the pages that a sequential reader will want, as far as the budget is idle.
+    pub(crate) fn read_ahead(self: &Arc<Self>, object: &Object, id: ObjectId, page: u64) {
+        let pages = page_count(object.version.size);
+        if pages < 2 || self.is_closing() {
+            return;
+        }
+        for ahead in self.readahead.observe(&id, page, pages) {
+            if !self.budget.has(PAGE_BYTES) {
+                return;
+            }
+            let key = (id, ahead);
+            let boarding = self.flights.board(key, Priority::Fill, || self.has_page(&id, ahead));
+            if let Boarding::Opened(flight) = boarding {
+                self.counters.readahead_pages.add(1);
+                self.launch(object.clone(), id, ahead, flight);
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl BlockSource for Cache {
+    async fn read(
+        &self,
+        object: &Object,
+        range: Range<u64>,
+        priority: Priority,
+    ) -> Result<Bytes, ReadError> {
+        let size = object.version.size;
+        if range.start > range.end || range.end > size {
+            return Err(ReadError::Rejected {
+                location: object.key.clone(),
+                cause: format!("bytes {range:?} of an object of {size}").into(),
+            });
+        }
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let shared = &self.shared;
+        let id = object.id();
+        let pages = pages_of(&range);
+        if pages.end - pages.start == 1 {
+            return shared.read_page(object, id, pages.start, range, priority).await;
+        }
+        let parts = pages.map(|page| {
+            let whole = page_range(page, size);
+            let part = range.start.max(whole.start)..range.end.min(whole.end);
+            shared.read_page(object, id, page, part, priority)
+        });
+        let mut parts = futures::stream::iter(parts).buffered(PAGES_AT_ONCE);
+        let length = usize::try_from(range.end - range.start).expect("fits in memory");
+        let mut bytes = BytesMut::with_capacity(length);
+        while let Some(part) = parts.next().await {
+            bytes.extend_from_slice(&part?);
+        }
+        Ok(bytes.freeze())
+    }
+}
+
+impl ObjectIndex for Cache {
+    fn open(&self, object: &Object) -> Option<CachedFile> {
+        self.shared.open_complete(object)
+    }
+
+    fn contains(&self, id: &ObjectId) -> bool {
+        self.shared.usable_record(id).is_some_and(|record| record.state() == State::Complete)
+    }
+
+    fn touch(&self, id: &ObjectId) {
+        if let Some(record) = self.shared.index.lock().get_mut(id) {
+            record.set_visited(true);
+        }
+    }
+
+    fn set_holder(&self, holder: Arc<dyn ObjectHolder>) {
+        *self.shared.holder.write() = Some(holder);
+    }
+}

@@ -1,0 +1,356 @@
+//! A miss: fetch the page, answer, then write it behind.
+//!
+//! Invariants: space is reserved before a write; a record enters the index after its file has its
+//! final name; a flight leaves the board after that. What cannot be kept is served all the same.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use feedline_model::page::{PAGE_BYTES, page_range};
+use feedline_model::{Object, ObjectId, ReadError};
+
+use crate::cache::Shared;
+use crate::directory::{Dir, GROWTH_BYTES, blocks, object_path, partial_path, writing_path};
+use crate::disk::Trouble;
+use crate::flight::{Flight, FlightKey};
+use crate::index::{Record, State, UNIT_BYTES};
+use crate::journal::{Entry, PageEntry};
+use crate::partial::{Added, Partial};
+
+/// Space that a page of a sparse file may take beyond its own: extent tree and rounding.
+const SPARSE_BYTES: u64 = 3 * UNIT_BYTES;
+
+/// Takes the flight off the board however its task ends, and lands it if nobody has.
+struct Closing<'a> {
+    shared: &'a Shared,
+    key: FlightKey,
+    flight: Arc<Flight>,
+    object: &'a Object,
+    armed: bool,
+}
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.shared.flights.close(&self.key);
+        }
+        if self.flight.is_pending() {
+            self.flight.land(Err(unavailable(self.object, "the fetch was given up")));
+        }
+    }
+}
+
+fn unavailable(object: &Object, cause: &str) -> ReadError {
+    let after = Duration::from_secs(1);
+    ReadError::Unavailable { location: object.key.clone(), cause: cause.into(), after }
+}
+
+impl Shared {
+    /// Starts the task of a flight. It holds what it needs: nobody has to wait for it.
+    pub(crate) fn launch(
+        self: &Arc<Self>,
+        object: Object,
+        id: ObjectId,
+        page: u64,
+        flight: Arc<Flight>,
+    ) {
+        let shared = self.clone();
+        let task = async move { shared.fly(&object, id, page, flight).await };
+        self.tasks.spawn_on(task, &self.handle);
+    }
+
+    async fn fly(self: Arc<Self>, object: &Object, id: ObjectId, page: u64, flight: Arc<Flight>) {
+        let key = (id, page);
+        let mut closing =
+            Closing { shared: &self, key, flight: flight.clone(), object, armed: true };
+        let range = page_range(page, object.version.size);
+        let length = range.end - range.start;
+        let permit = loop {
+            let priority = flight.priority();
+            tokio::select! {
+                permit = self.budget.acquire(length, priority, || self.flights.shed()) => {
+                    break permit;
+                }
+                // Asked for again, this time in the demand queue.
+                () = flight.upgraded() => {}
+            }
+        };
+        self.counters.misses.add(1);
+        let read = self.next.read(object, range, flight.priority()).await;
+        let bytes = match read {
+            Ok(bytes) if bytes.len() as u64 == length => bytes,
+            Ok(bytes) => {
+                let cause = format!("{} bytes instead of {length}", bytes.len());
+                flight.land(Err(unavailable(object, &cause)));
+                return;
+            }
+            Err(error) => {
+                // Off the board first: who comes after the answer asks again.
+                self.flights.close(&key);
+                closing.armed = false;
+                flight.land(Err(error));
+                return;
+            }
+        };
+        self.counters.fetched_bytes.add(length);
+        flight.land(Ok(bytes.clone()));
+        if self.keep(object, id, page, bytes).await {
+            return;
+        }
+        self.counters.not_kept.add(1);
+        if !self.budget.has_waiters() && !self.is_closing() {
+            closing.armed = false;
+            self.flights.linger(key, permit, self.linger_bytes);
+            if self.budget.has_waiters() || *self.stop.borrow() {
+                self.flights.shed();
+            }
+        }
+    }
+
+    /// The directory for an object: weighted rendezvous over those that take writes now.
+    fn place(&self, id: &ObjectId) -> Option<&Arc<Dir>> {
+        let now_ms = self.now_ms();
+        let score = |dir: &Dir| {
+            // The finaliser of SplitMix64 over id and directory: uniform in 0..1, and with the
+            // weight in the logarithm each directory gets its share of the quotas.
+            let mut z = id.hash64() ^ dir.seed;
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^= z >> 31;
+            #[expect(clippy::cast_precision_loss, reason = "a share, not a count")]
+            let (uniform, weight) =
+                (((z >> 11) as f64 + 0.5) / (1_u64 << 53) as f64, dir.quota_bytes as f64);
+            -weight / uniform.ln()
+        };
+        let usable = self.dirs.iter().filter(|dir| !dir.is_set_aside() && !dir.is_full(now_ms));
+        usable.max_by(|a, b| score(a).total_cmp(&score(b)))
+    }
+
+    /// The directory in which a pin for an absent object is remembered.
+    pub(crate) fn place_wish(&self, id: &ObjectId) -> Option<u8> {
+        self.place(id).or_else(|| self.dirs.first()).map(|dir| dir.number)
+    }
+
+    /// Writes a page behind. False if it could not be kept.
+    async fn keep(self: &Arc<Self>, object: &Object, id: ObjectId, page: u64, bytes: Bytes) -> bool {
+        let size = object.version.size;
+        let is_small = size <= PAGE_BYTES;
+        let partial = self.partials.lock().get(&id).cloned();
+        let placed = match &partial {
+            Some(partial) => {
+                let dir = self.dir(partial.dir);
+                (!dir.is_set_aside() && !dir.is_full(self.now_ms())).then_some(dir)
+            }
+            None => self.place(&id),
+        };
+        let Some(dir) = placed.cloned() else { return false };
+        let extra = if is_small { 0 } else { SPARSE_BYTES };
+        let reserved = blocks(bytes.len() as u64) + GROWTH_BYTES + extra;
+        if !self.reserve(&dir, reserved).await {
+            if !dir.warned_not_kept.swap(true, Ordering::AcqRel) {
+                tracing::warn!(dir = %dir.path.display(), quota_bytes = dir.quota_bytes,
+                    "no space can be made (quota too small, or all pinned or in use): \
+                     objects are served without being kept");
+            }
+            return false;
+        }
+        let turn = self.writers.acquire().await.expect("the semaphore is never closed");
+        let writer = self.writer_numbers.lock().pop().expect("as many numbers as turns");
+        let shared = self.clone();
+        let written = self.handle.spawn_blocking(move || {
+            let written = if is_small {
+                shared.write_small(&dir, id, writer, &bytes)
+            } else {
+                shared.write_page(&dir, id, size, page, &bytes)
+            };
+            shared.writer_numbers.lock().push(writer);
+            dir.release(reserved);
+            match written {
+                Ok(kept) => {
+                    dir.flush();
+                    shared.after_write(&dir);
+                    kept
+                }
+                Err(error) => {
+                    let trouble = dir.note(&error, shared.now_ms());
+                    if trouble == Trouble::File && !is_small {
+                        // A partial file that cannot be opened or written is of no use.
+                        shared.remove(&id, |record| record.state() == State::Partial);
+                    }
+                    false
+                }
+            }
+        });
+        let kept = written.await.unwrap_or(false);
+        drop(turn);
+        kept
+    }
+
+    fn write_small(
+        &self,
+        dir: &Dir,
+        id: ObjectId,
+        writer: usize,
+        bytes: &Bytes,
+    ) -> io::Result<bool> {
+        let temporary = writing_path(writer, &id);
+        let write = || {
+            let file = dir.disk.create(&temporary)?;
+            dir.disk.write_at(&file, bytes, 0)?;
+            dir.disk.extent(&file)
+        };
+        let extent = match write() {
+            Ok(extent) => extent,
+            Err(error) => {
+                // Best effort: the folder is emptied at every start.
+                let _ = dir.disk.unlink(&temporary);
+                return Err(error);
+            }
+        };
+        let mut record = Record::new(id, bytes.len() as u64, dir.number, State::Complete);
+        record.crc = crc32c::crc32c(bytes);
+        record.set_disk_bytes(extent.disk_bytes);
+        self.publish(dir, &temporary, record)?;
+        Ok(true)
+    }
+
+    /// Gives a whole file its final name and enters it in the index.
+    fn publish(&self, dir: &Dir, from: &str, mut record: Record) -> io::Result<()> {
+        let id = record.id;
+        let stripe = self.stripe(&id).lock();
+        if let Err(error) = dir.disk.rename(from, &object_path(&id)) {
+            let _ = dir.disk.unlink(from);
+            return Err(error);
+        }
+        // Accounted before the record can be found and evicted.
+        dir.account(record.disk_bytes());
+        let mut index = self.index.lock();
+        let before = index.get(&id).copied();
+        if let Some(before) = &before {
+            record.set_pinned(before.is_pinned());
+        }
+        index.put(record);
+        dir.log(&Entry::Put(record));
+        drop(index);
+        self.count_replaced(before.as_ref(), Some(&record));
+        drop(stripe);
+        dir.account_fanout(&id);
+        Ok(())
+    }
+
+    fn write_page(
+        &self,
+        dir: &Dir,
+        id: ObjectId,
+        size: u64,
+        page: u64,
+        bytes: &Bytes,
+    ) -> io::Result<bool> {
+        let path = partial_path(&id);
+        let (partial, file) = {
+            let _stripe = self.stripe(&id).lock();
+            let known = self.partials.lock().get(&id).cloned();
+            match known {
+                Some(partial) => (partial, dir.disk.open(&path, true)?),
+                None => {
+                    let file = dir.disk.create(&path)?;
+                    (self.enter_partial(dir, id, size), file)
+                }
+            }
+        };
+        dir.disk.write_at(&file, bytes, page * PAGE_BYTES)?;
+        let extent = dir.disk.extent(&file)?;
+        let crc = crc32c::crc32c(bytes);
+        let added = partial.add(page, crc, || {
+            let mut index = self.index.lock();
+            let Some(record) = index.get_mut(&id) else { return };
+            if record.state() != State::Partial {
+                return;
+            }
+            let before = record.disk_bytes();
+            // The tree of a sparse file's extents may grow when it is written back.
+            record.set_disk_bytes((extent.disk_bytes + 2 * UNIT_BYTES).max(before));
+            dir.account(record.disk_bytes() - before);
+            let page = u32::try_from(page).expect("2^32 pages are 16 PiB");
+            dir.log(&Entry::Page(PageEntry { id, page, crc }));
+        });
+        let Added::Whole { crc, unverified } = added else { return Ok(added == Added::Partly) };
+        self.publish_partial(dir, id, &partial, crc, unverified, extent.size)?;
+        Ok(true)
+    }
+
+    /// A large object's first page: the caller holds the stripe.
+    fn enter_partial(&self, dir: &Dir, id: ObjectId, size: u64) -> Arc<Partial> {
+        let partial = Arc::new(Partial::new(size, dir.number));
+        let mut record = Record::new(id, size, dir.number, State::Partial);
+        let mut index = self.index.lock();
+        let before = index.get(&id).copied();
+        record.set_pinned(before.is_some_and(|before| before.is_pinned()));
+        index.put(record);
+        dir.log(&Entry::Put(record));
+        self.partials.lock().insert(id, partial.clone());
+        drop(index);
+        self.count_replaced(before.as_ref(), Some(&record));
+        partial
+    }
+
+    fn publish_partial(
+        &self,
+        dir: &Dir,
+        id: ObjectId,
+        partial: &Arc<Partial>,
+        crc: u32,
+        unverified: bool,
+        file_size: u64,
+    ) -> io::Result<()> {
+        let stripe = self.stripe(&id).lock();
+        let is_current =
+            self.partials.lock().get(&id).is_some_and(|now| Arc::ptr_eq(now, partial));
+        if !is_current {
+            return Ok(());
+        }
+        if file_size != partial.size {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        dir.disk.rename(&partial_path(&id), &object_path(&id))?;
+        let mut index = self.index.lock();
+        if let Some(record) = index.get_mut(&id) {
+            let before = *record;
+            record.set_state(State::Complete);
+            record.crc = crc;
+            record.set_unverified(unverified);
+            let record = *record;
+            dir.log(&Entry::Put(record));
+            self.partials.lock().remove(&id);
+            drop(index);
+            self.count_replaced(Some(&before), Some(&record));
+        }
+        drop(stripe);
+        dir.account_fanout(&id);
+        Ok(())
+    }
+
+    /// Keeps the counts per directory, and gives back the space of a copy that was replaced.
+    pub(crate) fn count_replaced(&self, before: Option<&Record>, after: Option<&Record>) {
+        if let Some(record) = before {
+            let dir = self.dir(record.dir);
+            dir.records.fetch_sub(1, Ordering::Relaxed);
+            if record.state() == State::Complete {
+                self.objects[usize::from(record.dir)].fetch_sub(1, Ordering::Relaxed);
+                // Replaced in place: the rename has freed the old file.
+                if after.is_some_and(|after| after.dir == record.dir) {
+                    dir.release(record.disk_bytes());
+                }
+            }
+        }
+        if let Some(record) = after {
+            self.dir(record.dir).records.fetch_add(1, Ordering::Relaxed);
+            if record.state() == State::Complete {
+                self.objects[usize::from(record.dir)].fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Single flight: one fetch of a page, however many ask for it.
+//!
+//! A flight stays on the board from before the fetch until its bytes are on disk (or given up),
+//! so that whoever comes finds the bytes in one of the two places. Waiting is by watching: a
+//! waiter that goes away cancels nobody.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use feedline_model::{ObjectId, Priority, ReadError};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+
+use crate::budget::Permit;
+
+/// What a flight is about: a page of an object.
+pub(crate) type FlightKey = (ObjectId, u64);
+
+type Outcome = Option<Result<Bytes, ReadError>>;
+
+/// One fetch under way, or just arrived.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    outcome: watch::Sender<Outcome>,
+    demanded: AtomicBool,
+    upgraded: Notify,
+}
+
+impl Flight {
+    fn new(priority: Priority) -> Arc<Self> {
+        Arc::new(Self {
+            outcome: watch::Sender::new(None),
+            demanded: AtomicBool::new(priority == Priority::Demand),
+            upgraded: Notify::new(),
+        })
+    }
+
+    /// The highest priority that anybody asked with.
+    pub(crate) fn priority(&self) -> Priority {
+        if self.demanded.load(Ordering::Acquire) { Priority::Demand } else { Priority::Fill }
+    }
+
+    fn raise(&self, priority: Priority) {
+        if priority == Priority::Demand && !self.demanded.swap(true, Ordering::AcqRel) {
+            self.upgraded.notify_one();
+        }
+    }
+
+    /// Completes when a demand read has joined a fill.
+    pub(crate) async fn upgraded(&self) {
+        self.upgraded.notified().await;
+    }
+
+    /// Hands the outcome to everyone who waits or will.
+    pub(crate) fn land(&self, outcome: Result<Bytes, ReadError>) {
+        self.outcome.send_replace(Some(outcome));
+    }
+
+    /// True if nothing has arrived yet.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.outcome.borrow().is_none()
+    }
+
+    /// The page's bytes, as soon as they arrive.
+    pub(crate) async fn wait(&self) -> Result<Bytes, ReadError> {
+        let mut outcome = self.outcome.subscribe();
+        let landed = outcome.wait_for(Option::is_some).await.expect("the sender lives in self");
+        landed.clone().expect("waited for it")
+    }
+}
+
+/// How somebody who asks gets on.
+#[derive(Debug)]
+pub(crate) enum Boarding {
+    /// Joined a flight under way.
+    Joined(Arc<Flight>),
+    /// Opened one: whoever gets this must run it.
+    Opened(Arc<Flight>),
+    /// The bytes have come to the disk meanwhile.
+    Here,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    flights: HashMap<FlightKey, Arc<Flight>>,
+    /// Pages that could not be kept on disk, in order of arrival; their flights stay on the
+    /// board, so that the next read of the same page does not fetch it again.
+    lingering: VecDeque<(FlightKey, Permit)>,
+    lingering_bytes: u64,
+}
+
+/// All flights of a cache.
+#[derive(Debug, Default)]
+pub(crate) struct Flights {
+    state: Mutex<State>,
+}
+
+impl Flights {
+    /// Joins the flight of `key` or opens one, unless `is_here` says that there is no need.
+    pub(crate) fn board(
+        &self,
+        key: FlightKey,
+        priority: Priority,
+        is_here: impl FnOnce() -> bool,
+    ) -> Boarding {
+        let mut state = self.state.lock();
+        if let Some(flight) = state.flights.get(&key) {
+            flight.raise(priority);
+            return Boarding::Joined(flight.clone());
+        }
+        // Under the lock: a flight leaves the board only after its bytes are to be found here.
+        if is_here() {
+            return Boarding::Here;
+        }
+        let flight = Flight::new(priority);
+        state.flights.insert(key, flight.clone());
+        Boarding::Opened(flight)
+    }
+
+    /// Takes a flight off the board.
+    pub(crate) fn close(&self, key: &FlightKey) {
+        self.state.lock().flights.remove(key);
+    }
+
+    /// Leaves a landed flight on the board for a while, within `limit` bytes of such.
+    pub(crate) fn linger(&self, key: FlightKey, permit: Permit, limit: u64) {
+        let mut dropped = Vec::new();
+        let mut state = self.state.lock();
+        state.lingering_bytes += permit.bytes();
+        state.lingering.push_back((key, permit));
+        while state.lingering_bytes > limit {
+            let Some((key, permit)) = state.lingering.pop_front() else { break };
+            state.lingering_bytes -= permit.bytes();
+            state.flights.remove(&key);
+            dropped.push(permit);
+        }
+        drop(state);
+    }
+
+    /// Gives up all that linger, so that their bytes can be used.
+    pub(crate) fn shed(&self) {
+        let mut state = self.state.lock();
+        let lingering = std::mem::take(&mut state.lingering);
+        state.lingering_bytes = 0;
+        for (key, _) in &lingering {
+            state.flights.remove(key);
+        }
+        drop(state);
+    }
+
+    /// Flights on the board.
+    pub(crate) fn len(&self) -> usize {
+        self.state.lock().flights.len()
+    }
+}

@@ -1,0 +1,9 @@
+//! The cache against real directories, an in-memory store below it and injected disk faults.
+
+mod faults;
+mod model;
+mod reads;
+mod restart;
+mod space;
+mod scale;
+mod support;
