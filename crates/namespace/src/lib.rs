@@ -69,3 +69,6 @@ pub use namespace::Namespace;
 pub use preload::Preloaded;
 pub use rules::{HiddenReason, PART_BYTES_MAX, PATH_BYTES_MAX};
 pub use stats::NamespaceStats;
+
+#[cfg(test)]
+mod tests;

@@ -168,6 +168,7 @@ async fn a_directory_that_vanished_takes_everything_below_with_it() {
     lister.remove("a/b/c/x");
     namespace.expire("a/b/c");
     assert!(namespace.list("a/b/c").await.expect("answers").is_none());
+    assert!(namespace.peek("a/b").is_none(), "it showed c, so it is wrong");
     clock.advance(TTL);
     let root = namespace.list("").await.expect("answers").expect("root");
     assert_eq!(names(&root), ["a-b", "keep"]);
