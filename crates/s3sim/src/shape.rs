@@ -127,3 +127,53 @@ impl RateLimit {
         admitted
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latency_has_its_median_its_spread_and_its_seed() {
+        let latency = Latency { median: Duration::from_millis(25), sigma: 0.3 };
+        let draw = |seed| {
+            let dice = Dice::new(seed);
+            let mut drawn: Vec<Duration> = (0..10_001).map(|_| latency.sample(&dice)).collect();
+            let first = drawn[0];
+            drawn.sort();
+            (first, drawn)
+        };
+        let (first, drawn) = draw(7);
+        let ms = |at: usize| drawn[at].as_secs_f64() * 1e3;
+        // Log-normal: median 25 ms; 25 * exp(0.3 * 1.2816) = 36.7 ms at nine in ten.
+        assert!((24.0..26.0).contains(&ms(5_000)), "median {}", ms(5_000));
+        assert!((35.2..38.2).contains(&ms(9_000)), "p90 {}", ms(9_000));
+        assert_eq!(draw(7).0, first);
+        assert_ne!(draw(8).0, first);
+    }
+
+    #[test]
+    fn a_line_carries_its_rate_evenly_and_no_credit_from_idle_time() {
+        let line = Line::new(1_000_000);
+        let begun = Instant::now();
+        // Given a second of idle time, when a second's worth of slots is booked at once,
+        line.book(1_000, begun);
+        let now = begun + Duration::from_secs(1);
+        let starts: Vec<Instant> = (0..1_000).map(|_| line.book(1_000, now)).collect();
+        // then each starts a millisecond after the one before, from a burst in the past on.
+        assert_eq!(starts[0], now - BURST);
+        for pair in starts.windows(2) {
+            assert_eq!((pair[1] - pair[0]).as_micros(), 1_000);
+        }
+    }
+
+    #[test]
+    fn a_rate_limit_admits_its_burst_and_then_its_rate() {
+        let limit = RateLimit::new(100);
+        let begun = Instant::now();
+        let at = |ms: u64| begun + Duration::from_millis(ms);
+        assert_eq!((0..50).filter(|_| limit.admit(begun)).count(), 10);
+        // A request per millisecond for ten seconds: one in ten is admitted.
+        let admitted = (1..=10_000).filter(|ms| limit.admit(at(*ms))).count();
+        assert!((999..=1_001).contains(&admitted), "{admitted}");
+    }
+}
