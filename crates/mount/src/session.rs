@@ -42,6 +42,8 @@ pub struct MountHandle {
     ended: watch::Receiver<bool>,
     alive: Arc<AtomicBool>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Detached with files open, perhaps: the threads serve those for as long as they are open.
+    lazy: AtomicBool,
 }
 
 /// A mount that is taken away again unless starting it succeeds.
@@ -117,7 +119,8 @@ impl Mount {
         undo.armed = false;
         drop(undo);
         let thread = Mutex::new(Some(thread));
-        Ok(MountHandle { handler, parts, path, device, mode, ended, alive, thread })
+        let lazy = AtomicBool::new(false);
+        Ok(MountHandle { handler, parts, path, device, mode, ended, alive, thread, lazy })
     }
 }
 
@@ -203,7 +206,9 @@ fn decide_mode(
 /// Hands the kernel an unnamed file of `dir`, and takes it back.
 fn probe_backing(device: &OwnedFd, dir: &Path) -> io::Result<()> {
     let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::open(dir, flags, Mode::RUSR | Mode::WUSR)?);
+    let file = rustix::fs::open(dir, flags, Mode::RUSR | Mode::WUSR)
+        .map(File::from)
+        .map_err(|error| io::Error::other(format!("no unnamed file can be made: {error}")))?;
     let id = BackingId::create_raw(device.as_fd(), file.as_fd())?;
     #[expect(unsafe_code, reason = "the crate offers no call that closes a raw backing id")]
     // SAFETY: the descriptor is an open /dev/fuse and the argument points to a live u32.
@@ -330,6 +335,9 @@ impl MountHandle {
     ///
     /// [`MountError::Busy`] if files are open and `how` is [`Unmount::Normal`].
     pub fn unmount(&self, how: Unmount) -> Result<(), MountError> {
+        if how == Unmount::Lazy {
+            self.lazy.store(true, Ordering::Relaxed);
+        }
         mountpoint::unmount(&self.path, &self.device, how)
     }
 
@@ -345,10 +353,9 @@ impl Drop for MountHandle {
         if self.unmount(Unmount::Normal).is_err() {
             let _ = self.unmount(Unmount::Abort);
         }
-        // After a lazy unmount with files open, the threads serve on until those are closed.
-        let thread = self.thread.lock().take();
-        if let Some(thread) = thread
-            && thread.is_finished()
+        // Once unmounted the threads end at once; nothing holds the device after this.
+        if !self.lazy.load(Ordering::Relaxed)
+            && let Some(thread) = self.thread.lock().take()
         {
             let _ = thread.join();
         }

@@ -1,9 +1,11 @@
 //! What data loaders do, counted in requests; slow reads beside fast ones; memory.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read, Seek};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -23,7 +25,7 @@ fn torch(bed: &Bed, key: &str) -> Vec<u8> {
     let mut file = File::open(bed.path(key)).unwrap();
     let size = file.metadata().unwrap().len() as usize;
     assert!(!is_terminal(&file));
-    assert_eq!(file.seek(SeekFrom::Current(0)).unwrap(), 0);
+    assert_eq!(file.stream_position().unwrap(), 0);
     let mut bytes = vec![0; size];
     let (first, rest) = bytes.split_at_mut(4 << 10);
     file.read_exact(first).unwrap();
@@ -58,7 +60,8 @@ fn a_loader_on_cached_files_sends_open_and_release_and_nothing_for_the_bytes() {
     let of = |name: &str| requests[name];
     assert_eq!((of("open"), of("release"), of("lookup")), (40, 40, 40));
     assert_eq!(of("ioctl"), 20, "torch asks whether it is a terminal");
-    assert_eq!((of("read"), of("getattr")), (0, 0), "{requests:?}");
+    // The one GETATTR may be for the root, before its first lookup.
+    assert!(of("read") == 0 && of("getattr") <= 1, "{requests:?}");
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The mode of an inode over every overlap of opens, mappings, completions and evictions: never
 //! EIO, never a wrong byte. Through the kernel.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use std::fs::File;

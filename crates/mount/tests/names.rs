@@ -1,6 +1,8 @@
 //! Names, listings and versions through the kernel: what is asked how often, what appears when, and
 //! that bytes of two versions never meet.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod common;
 
 use std::collections::BTreeSet;

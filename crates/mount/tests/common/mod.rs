@@ -1,12 +1,9 @@
 //! A real kernel mount over fakes: objects in memory, listings made from them, and an index of
 //! complete objects in a temporary directory on a real file system.
 
-#![allow(
-    dead_code,
-    clippy::allow_attributes,
-    clippy::disallowed_methods,
-    reason = "each test file uses its own part, in real time"
-)]
+#![expect(dead_code, reason = "each test file uses its own part")]
+#![expect(clippy::unwrap_used, reason = "only tests use this")]
+#![expect(clippy::disallowed_methods, reason = "tests wait for the kernel in real time")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -236,7 +233,16 @@ impl Bed {
         let root = mountpoint.path().to_owned();
         let dirs = (mountpoint, cache);
         let mut bed = Self {
-            mount: None, tree, index, chain, source, clock, runtime, config, root, _dirs: dirs,
+            mount: None,
+            tree,
+            index,
+            chain,
+            source,
+            clock,
+            runtime,
+            config,
+            root,
+            _dirs: dirs,
         };
         bed.mount = Some(bed.start().unwrap());
         bed
