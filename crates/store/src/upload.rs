@@ -103,7 +103,8 @@ impl Uploader {
         Ok(length)
     }
 
-    /// The version of `key` in the store, or `None` if there is none. Cost: one HEAD.
+    /// The version of `key` in the store, or `None` if there is none; on S3 its time is in whole
+    /// seconds, unlike a listing's: compare size and tag. Cost: one HEAD.
     ///
     /// # Errors
     ///

@@ -1,0 +1,5 @@
+//! The store over real sockets: against s3sim, and against servers that answer as told.
+
+mod common;
+mod identity;
+mod s3;
