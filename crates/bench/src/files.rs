@@ -176,8 +176,7 @@ pub fn list_classes(root: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn read_dir(path: &Path) -> Result<Vec<fs::DirEntry>> {
-    let hidden =
-        |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().first() == Some(&b'.');
+    let hidden = |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().first() == Some(&b'.');
     let entries: io::Result<Vec<_>> = fs::read_dir(path)
         .and_then(|entries| entries.filter(|e| !e.as_ref().is_ok_and(&hidden)).collect());
     entries.with_context(|| format!("list {}", path.display()))
@@ -193,9 +192,8 @@ pub fn list_tree(root: &Path) -> Result<Vec<PathBuf>> {
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {
         for entry in read_dir(&folder)? {
-            let kind = entry
-                .file_type()
-                .with_context(|| format!("type of {}", entry.path().display()))?;
+            let kind =
+                entry.file_type().with_context(|| format!("type of {}", entry.path().display()))?;
             if kind.is_dir() {
                 folders.push(entry.path());
             } else if kind.is_file() {

@@ -52,7 +52,8 @@ pub fn run(args: &MetaArgs) -> Result<Vec<Walk>> {
     let walks: Vec<Walk> =
         (0..args.passes.max(1)).map(|_| walk(&args.path)).collect::<Result<_>>()?;
     if args.json {
-        let json = serde_json::json!({ "facts": Facts::collect(), "path": args.path, "walks": walks });
+        let json =
+            serde_json::json!({ "facts": Facts::collect(), "path": args.path, "walks": walks });
         println!("{}", serde_json::to_string_pretty(&json)?);
     } else {
         println!("{}", Facts::collect().line());
@@ -77,9 +78,8 @@ pub fn walk(root: &Path) -> Result<Walk> {
             fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))?;
         for entry in entries {
             let entry = entry.with_context(|| format!("list {}", folder.display()))?;
-            let metadata = entry
-                .metadata()
-                .with_context(|| format!("stat {}", entry.path().display()))?;
+            let metadata =
+                entry.metadata().with_context(|| format!("stat {}", entry.path().display()))?;
             result.entries += 1;
             if metadata.is_dir() {
                 folders.push(entry.path());

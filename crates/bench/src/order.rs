@@ -38,7 +38,8 @@ impl Mt19937 {
 
     fn refill(&mut self) {
         for i in 0..WORDS {
-            let joined = (self.state[i] & 0x8000_0000) | (self.state[(i + 1) % WORDS] & 0x7fff_ffff);
+            let joined =
+                (self.state[i] & 0x8000_0000) | (self.state[(i + 1) % WORDS] & 0x7fff_ffff);
             let twisted = (joined >> 1) ^ if joined & 1 == 1 { 0x9908_b0df } else { 0 };
             self.state[i] = self.state[(i + SHIFT) % WORDS] ^ twisted;
         }

@@ -188,10 +188,7 @@ struct Share {
 }
 
 /// Runs `work` in every reader from a common start.
-fn with_readers(
-    readers: usize,
-    work: impl Fn(usize) -> Result<Share> + Sync,
-) -> Result<Pass> {
+fn with_readers(readers: usize, work: impl Fn(usize) -> Result<Share> + Sync) -> Result<Pass> {
     let readers = readers.max(1);
     let barrier = Barrier::new(readers + 1);
     let cpu_before = cpu_seconds();
@@ -311,8 +308,8 @@ fn read_at_random(
     share: &mut Share,
 ) -> io::Result<()> {
     let file = File::open(path)?;
-    let blocks = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?
-        / RANDOM_READ_BYTES;
+    let blocks =
+        usize::try_from(file.metadata()?.len()).map_err(io::Error::other)? / RANDOM_READ_BYTES;
     let mut buffer = vec![0; RANDOM_READ_BYTES];
     for _ in 0..blocks.div_ceil(readers.max(1)) {
         let at = (random.below(blocks) * RANDOM_READ_BYTES) as u64;

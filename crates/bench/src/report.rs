@@ -87,7 +87,11 @@ impl DemoReport {
                 .iter()
                 .enumerate()
                 .map(|(i, cell)| {
-                    if i == 0 { format!("{cell:<0$}", width(i)) } else { format!("{cell:>0$}", width(i)) }
+                    if i == 0 {
+                        format!("{cell:<0$}", width(i))
+                    } else {
+                        format!("{cell:>0$}", width(i))
+                    }
                 })
                 .collect();
             text.push_str(cells.join("  ").trim_end());
@@ -106,7 +110,11 @@ impl DemoReport {
                     (number + 1).to_string(),
                     format!("{:.0}", epoch.images_per_s),
                     self.ratio(index, number).map_or("".to_owned(), |r| format!("{r:.1} x")),
-                    if cold > 0.0 { format!("{:.1} x", epoch.images_per_s / cold) } else { String::new() },
+                    if cold > 0.0 {
+                        format!("{:.1} x", epoch.images_per_s / cold)
+                    } else {
+                        String::new()
+                    },
                     epoch.requests_per_image().map_or("".to_owned(), |r| format!("{r:.3}")),
                 ]);
             }
@@ -242,7 +250,10 @@ mod tests {
                     name: "feedline".to_owned(),
                     epochs: vec![epoch(271.0, 1_013), epoch(4_321.0, 0)],
                 },
-                DemoSystem { name: "s3fs".to_owned(), epochs: vec![epoch(50.0, 2_000), epoch(137.0, 1_999)] },
+                DemoSystem {
+                    name: "s3fs".to_owned(),
+                    epochs: vec![epoch(50.0, 2_000), epoch(137.0, 1_999)],
+                },
             ],
         };
         assert_eq!(report.ratio(0, 0), Some(271.0 / 50.0));
@@ -250,7 +261,17 @@ mod tests {
         let path = folder.path().join("new/report.html");
         write_html(&path, &report).expect("written");
         let page = fs::read_to_string(path).expect("read");
-        for part in ["Three &lt;epochs&gt;", "271", "4321", "5.4 x", "15.9 x", "1.013", "2.000", "abc123", "<rect"] {
+        for part in [
+            "Three &lt;epochs&gt;",
+            "271",
+            "4321",
+            "5.4 x",
+            "15.9 x",
+            "1.013",
+            "2.000",
+            "abc123",
+            "<rect",
+        ] {
             assert!(page.contains(part), "{part} is missing in {page}");
         }
         assert!(!page.contains("http") && !page.contains("<script"), "it loads nothing");

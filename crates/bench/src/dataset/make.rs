@@ -123,11 +123,18 @@ pub fn make(args: &MakeArgs, progress: &ProgressBar) -> Result<Made> {
     if let Ok(text) = fs::read_to_string(&manifest) {
         let made: Made = serde_json::from_str(&text)
             .with_context(|| format!("{} is damaged; remove the folder", manifest.display()))?;
-        let same = MakeArgs { dir: args.dir.clone(), threads: args.threads, json: args.json, ..made.parameters.clone() };
+        let same = MakeArgs {
+            dir: args.dir.clone(),
+            threads: args.threads,
+            json: args.json,
+            ..made.parameters.clone()
+        };
         if same != *args {
             bail!(
                 "{} holds a data set with other parameters ({} images, seed {}); remove it or choose another folder",
-                args.dir.display(), made.parameters.images, made.parameters.seed
+                args.dir.display(),
+                made.parameters.images,
+                made.parameters.seed
             );
         }
         if made.complete {
@@ -135,7 +142,13 @@ pub fn make(args: &MakeArgs, progress: &ProgressBar) -> Result<Made> {
         }
     }
     let mut made = Made {
-        parameters: args.clone(), complete: false, files: 0, bytes: 0, kept: 0, seconds: 0.0, images_per_s: 0.0,
+        parameters: args.clone(),
+        complete: false,
+        files: 0,
+        bytes: 0,
+        kept: 0,
+        seconds: 0.0,
+        images_per_s: 0.0,
     };
     write_manifest(&manifest, &made)?;
     make_folders(args)?;

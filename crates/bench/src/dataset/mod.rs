@@ -2,6 +2,8 @@
 
 pub mod make;
 mod pool;
+pub mod put;
+mod source;
 
 #[cfg(test)]
 mod tests;
@@ -10,8 +12,9 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
-pub use pool::Random;
 pub use make::{MANIFEST, Made, MakeArgs, make};
+pub use pool::Random;
+pub use put::{Put, PutArgs, put};
 
 /// `feedline dataset`
 #[derive(Debug, Args)]
@@ -24,6 +27,8 @@ pub struct DatasetArgs {
 enum DatasetCommand {
     /// Make an ImageNet-like folder of real JPEGs from a seed
     Make(MakeArgs),
+    /// Upload a folder or ImageNet's original tars to a bucket; goes on where it stopped
+    Put(PutArgs),
 }
 
 /// Runs the command and prints its result.
@@ -50,6 +55,30 @@ pub fn run(args: DatasetArgs) -> Result<()> {
                     made.images_per_s
                 );
             }
+            Ok(())
+        }
+        DatasetCommand::Put(args) => {
+            let bar = progress_bar("objects");
+            let done = put(&args, &bar)?;
+            bar.finish_and_clear();
+            if args.json {
+                println!("{}", serde_json::to_string_pretty(&done)?);
+            } else {
+                let Put { files, uploaded, uploaded_bytes, skipped, failed, .. } = &done;
+                println!(
+                    "{files} files: {uploaded} uploaded ({:.1} MB), {skipped} there already, {failed} failed",
+                    *uploaded_bytes as f64 / 1e6
+                );
+            }
+            for failure in &done.failures {
+                eprintln!("{failure}");
+            }
+            anyhow::ensure!(
+                done.failed == 0,
+                "{} of {} files are not in the bucket; run the command again to go on",
+                done.failed,
+                done.files
+            );
             Ok(())
         }
     }

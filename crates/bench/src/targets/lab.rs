@@ -214,7 +214,8 @@ impl Mount {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.daemon)).unwrap_or_default();
         // Fields 14 and 15; the name in field 2 may hold spaces and ends at the last parenthesis.
         let fields = stat.rsplit(')').next().unwrap_or_default();
-        let ticks = fields.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<f64>().ok());
+        let ticks =
+            fields.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<f64>().ok());
         ticks.sum::<f64>() / TICKS_PER_SECOND
     }
 
@@ -240,8 +241,14 @@ const TICKS_PER_SECOND: f64 = 100.0;
 /// CPU seconds that the whole machine spent in the kernel so far (system, irq, softirq).
 pub(super) fn kernel_cpu_seconds() -> f64 {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
-    let fields: Vec<f64> =
-        stat.lines().next().unwrap_or_default().split_whitespace().skip(1).filter_map(|t| t.parse().ok()).collect();
+    let fields: Vec<f64> = stat
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .skip(1)
+        .filter_map(|t| t.parse().ok())
+        .collect();
     [2, 5, 6].iter().filter_map(|i| fields.get(*i)).sum::<f64>() / TICKS_PER_SECOND
 }
 

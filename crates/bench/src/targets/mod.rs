@@ -229,7 +229,8 @@ fn make_large(folder: &std::path::Path, bytes: u64) -> Result<()> {
 
 /// Small files in folders of a thousand, for walks.
 fn make_many(folder: &std::path::Path, files: usize) -> Result<()> {
-    let last = folder.join(format!("d{:03}", (files - 1) / 1_000)).join(format!("{:06}", files - 1));
+    let last =
+        folder.join(format!("d{:03}", (files - 1) / 1_000)).join(format!("{:06}", files - 1));
     if last.exists() {
         return Ok(());
     }

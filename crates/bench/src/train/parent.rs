@@ -80,7 +80,9 @@ fn result(args: &TrainArgs, facts: Facts, epochs: Vec<EpochResult>) -> TrainResu
 
 fn print_speed(process: usize, event: &Event) {
     if let Event::Speed { epoch, batch, batches, images_per_s } = event {
-        println!("epoch {epoch} process {process} batch {batch}/{batches}: {images_per_s:.0} images/s");
+        println!(
+            "epoch {epoch} process {process} batch {batch}/{batches}: {images_per_s:.0} images/s"
+        );
     }
 }
 

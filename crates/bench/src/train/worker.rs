@@ -116,8 +116,13 @@ fn run_epoch(
         ReadOrder::Sorted => (0..files.len() as u32).collect(),
     };
     let order = &order[shard(files.len(), number, config.shards)];
-    let mut result =
-        ProcessEpoch { process: config.process, epoch, shard: number, list_seconds, ..Default::default() };
+    let mut result = ProcessEpoch {
+        process: config.process,
+        epoch,
+        shard: number,
+        list_seconds,
+        ..Default::default()
+    };
     let random = Random::new(settings.seed, (epoch as u64) << 32 | config.process as u64);
     std::thread::scope(|scope| {
         let (batches_in, batches) = sync_channel(BATCHES_AHEAD);
@@ -254,9 +259,8 @@ fn decode_some(
     loop {
         let next = queue.lock().expect("nobody panics with the queue").next();
         let Some(sample) = next else { return Ok(part) };
-        let at = |error: anyhow::Error| {
-            Failure { path: files[sample.index as usize].clone(), error }
-        };
+        let at =
+            |error: anyhow::Error| Failure { path: files[sample.index as usize].clone(), error };
         let started = now();
         if let Bytes::Mapped(mapping) = &sample.bytes {
             mapping.populate().context("read the mapped file").map_err(at)?;
