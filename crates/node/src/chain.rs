@@ -123,9 +123,9 @@ pub(crate) fn mount(
     Ok(Mount::start(&settings, parts)?)
 }
 
-type Stores = (Vec<MountedStore>, HashMap<SourceId, Arc<Store>>);
+pub(crate) type Stores = (Vec<MountedStore>, HashMap<SourceId, Arc<Store>>);
 
-fn open_stores(
+pub(crate) fn open_stores(
     config: &ResolvedConfig,
     environment: &Environment,
     clock: &Arc<dyn Clock>,

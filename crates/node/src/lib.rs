@@ -19,6 +19,7 @@ pub mod config;
 pub mod logging;
 pub mod paths;
 mod pins;
+mod reach;
 pub mod registry;
 pub mod role;
 mod router;
@@ -27,5 +28,6 @@ mod status;
 pub use feedline_gateway::{Client, ClientError, ItemStream, api};
 /// The object stores, for commands that write to a bucket without a mount.
 pub use feedline_store as store;
+pub use reach::{Reached, Unreached, reach};
 pub use registry::{Registered, locate, log_file, running};
 pub use role::{Node, StartError, StopError};

@@ -87,7 +87,6 @@ pub enum StartError {
 
 /// Why a node did not end as asked.
 #[derive(Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the doc of each variant covers its fields")]
 pub enum StopError {
     /// The mount is still there.
     #[error(transparent)]
@@ -211,7 +210,9 @@ impl Node {
                 () = admin.until_unmounted() => tracing::info!("unmounted by somebody else: ending"),
             }
         });
-        running.end(async move { drop(signals.next().await) })
+        running.end(async move {
+            signals.next().await;
+        })
     }
 
     /// Blocks until a shutdown over the API or somebody's unmount; the node must still be stopped.
@@ -415,7 +416,7 @@ async fn first_listing(chain: &Chain, clock: &Arc<dyn Clock>) -> Result<(), Star
 }
 
 /// What the operator can do about a bucket that cannot be listed.
-fn way_out(error: &ReadError) -> &'static str {
+pub(crate) fn way_out(error: &ReadError) -> &'static str {
     match error {
         ReadError::NotFound { .. } => "check the bucket's name, and the endpoint if one is given",
         ReadError::Forbidden { .. } => {
