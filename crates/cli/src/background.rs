@@ -19,6 +19,7 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::failure::{Exit, Failure};
+use crate::{daemon, unmount};
 
 /// Tells the daemon that its standard output is the pipe to the command that waits.
 pub(crate) const DETACHED_FLAG: &str = "--detached";
@@ -41,7 +42,7 @@ enum Report {
 /// # Errors
 ///
 /// The daemon's own error with its exit code, or that it ended without a word.
-pub(crate) fn launch(args: &[OsString], log: &Path) -> anyhow::Result<()> {
+pub(crate) fn launch(args: &[OsString], log: &Path, mountpoint: &Path) -> anyhow::Result<()> {
     if let Some(dir) = log.parent() {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
         made.with_context(|| format!("cannot make {}", dir.display()))?;
@@ -62,11 +63,11 @@ pub(crate) fn launch(args: &[OsString], log: &Path) -> anyhow::Result<()> {
             .stdout(Stdio::piped())
             .stderr(log_file)
             .spawn()?;
-        wait_for_report(&mut child, log).await
+        wait_for_report(&mut child, log, mountpoint).await
     })
 }
 
-async fn wait_for_report(child: &mut Child, log: &Path) -> anyhow::Result<()> {
+async fn wait_for_report(child: &mut Child, log: &Path, mountpoint: &Path) -> anyhow::Result<()> {
     let pipe = child.stdout.take().context("the daemon has no pipe")?;
     let mut line = String::new();
     let mut reader = BufReader::new(pipe);
@@ -74,8 +75,8 @@ async fn wait_for_report(child: &mut Child, log: &Path) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
         read = reader.read_line(&mut line) => { read?; }
-        _ = interrupt.recv() => return interrupted(child).await,
-        _ = terminate.recv() => return interrupted(child).await,
+        _ = interrupt.recv() => return interrupted(child, mountpoint).await,
+        _ = terminate.recv() => return interrupted(child, mountpoint).await,
     }
     match serde_json::from_str(&line) {
         Ok(Report::Serving) => Ok(()),
@@ -91,13 +92,16 @@ async fn wait_for_report(child: &mut Child, log: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Takes the daemon down, with its mount if it came that far.
-async fn interrupted(child: &mut Child) -> anyhow::Result<()> {
+/// Takes the daemon down, and its mount if it came that far.
+async fn interrupted(child: &mut Child, mountpoint: &Path) -> anyhow::Result<()> {
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
     if let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) {
         rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
     }
     child.wait().await?;
+    if daemon::is_mounted(mountpoint)? {
+        unmount::lazily(mountpoint)?;
+    }
     Err(Failure::failed("interrupted: nothing is mounted").into())
 }
 

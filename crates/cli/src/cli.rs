@@ -69,6 +69,8 @@ enum Command {
     Bench(feedline_bench::BenchArgs),
     /// Make or upload data sets in ImageNet's layout.
     Dataset(feedline_bench::dataset::DatasetArgs),
+    /// Serve a folder as S3, with the latency, limits and faults of a cloud.
+    S3sim(feedline_s3sim::Args),
     /// Write shell completions to standard output.
     Completions(completions::Args),
     /// Write the manual pages.
@@ -106,6 +108,7 @@ fn dispatch(command: Command, args: &[OsString]) -> Outcome {
         Command::Doctor(args) => doctor::run(&args),
         Command::Bench(args) => feedline_bench::run(args).map(|()| 0),
         Command::Dataset(args) => feedline_bench::dataset::run(args).map(|()| 0),
+        Command::S3sim(args) => feedline_s3sim::run(args).map(|()| 0),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
         Command::Watchdog(args) => watchdog::run(&args),

@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use feedline_node::config::ResolvedConfig;
-use feedline_node::registry;
+use feedline_node::{Node, StartError};
 use rustix::mount::MountFlags;
 
 use crate::background;
 use crate::commands::watchdog;
 use crate::daemon::{self, Daemon};
-use crate::failure::{Exit, Failure, Outcome, one_line};
+use crate::failure::{Failure, Outcome};
 use crate::mount_options::{self, MountOptions};
 use crate::settings::{self, SettingFlags};
 use crate::{mountinfo, unmount};
@@ -89,10 +89,7 @@ fn mount(args: &Args, command_line: &[OsString]) -> Outcome {
     if args.foreground || args.detached {
         return serve(config, kernel, args.detached);
     }
-    background::launch(
-        command_line,
-        &registry::dir_of(&config.run_dir, &config.mountpoint).join("log"),
-    )?;
+    background::launch(command_line, &feedline_node::log_file(&config), &config.mountpoint)?;
     Ok(0)
 }
 
@@ -158,6 +155,49 @@ fn prepare_mountpoint(dir: &Path, fake: bool) -> anyhow::Result<()> {
     }
 }
 
-fn serve(_: ResolvedConfig, _: MountFlags, _: bool) -> Outcome {
-    anyhow::bail!("seam")
+/// The daemon itself, from start to end.
+fn serve(config: ResolvedConfig, kernel: MountFlags, detached: bool) -> Outcome {
+    feedline_node::logging::init(config.log_format, &config.log_level)
+        .map_err(|error| settings::failure(&error))?;
+    let silence = config.watchdog;
+    let node = Node::start(config).map_err(|error| start_failure(&error))?;
+    let mountpoint = node.mountpoint();
+    // Flags of the mountpoint, not of the file system: what a bind remount changes.
+    if !kernel.is_empty() {
+        let flags = kernel | MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID;
+        rustix::mount::mount_remount(&mountpoint, flags | MountFlags::NODEV, c"")
+            .with_context(|| format!("cannot set the mount options of {}", mountpoint.display()))?;
+    }
+    if let Err(error) = watchdog::spawn(&mountpoint, &node.socket(), silence) {
+        tracing::warn!(%error, "no watchdog: a hung daemon will hang its readers");
+    }
+    // A daemon must not keep the file system of whoever started it busy.
+    std::env::set_current_dir("/")?;
+    if detached {
+        background::say_serving()?;
+    }
+    tracing::info!(mountpoint = %mountpoint.display(), "serving");
+    node.serve_until_signal().map_err(|error| Failure::failed(error.to_string()))?;
+    Ok(0)
+}
+
+/// Why the daemon did not start. Settings that make no sense are a usage error.
+fn start_failure(error: &StartError) -> Failure {
+    match error {
+        StartError::Bucket { url, error, way_out } => {
+            Failure::failed(format!("cannot list {url}: {error}")).way_out(*way_out)
+        }
+        StartError::Store(_) | StartError::Namespace(_) => Failure::usage(error.to_string())
+            .way_out(
+                "`feedline config` explains each setting; `feedline doctor SOURCE` tries them",
+            ),
+        StartError::Cache(_) | StartError::CacheDir { .. } => Failure::failed(error.to_string())
+            .way_out("`feedline doctor` looks at the cache's disk; --cache DIR:SIZE names another"),
+        StartError::Mount(_) => Failure::failed(error.to_string())
+            .way_out("`feedline doctor` looks at what mounting needs"),
+        StartError::RunDir { .. } => {
+            Failure::failed(error.to_string()).way_out("--run-dir DIR names another")
+        }
+        StartError::Server(_) | StartError::Threads(_) => Failure::failed(error.to_string()),
+    }
 }

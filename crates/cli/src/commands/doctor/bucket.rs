@@ -5,6 +5,7 @@ use std::net::{TcpStream, ToSocketAddrs as _};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use feedline_node::config::{CacheDir, ResolvedConfig};
+use feedline_node::{Reached, Unreached};
 
 use super::{Args, Check, machine};
 /// S3 refuses signatures that are 15 minutes off; a third of that is a clock that drifts.
@@ -40,6 +41,18 @@ pub(super) fn checks(args: &Args) -> Vec<Check> {
         checks.extend(reach(&config));
     }
     checks
+}
+
+/// One listing of each bucket, as a mount would begin.
+fn reach(config: &ResolvedConfig) -> Vec<Check> {
+    let check = |reached: Reached| {
+        let name = format!("bucket {}", reached.url);
+        match reached.outcome {
+            Ok(took) => Check::ok(name, format!("lists in {} ms", took.as_millis())),
+            Err(Unreached { error, way_out }) => Check::fail(name, error).way_out(way_out),
+        }
+    };
+    feedline_node::reach(config).into_iter().map(check).collect()
 }
 
 /// Compares clocks with an endpoint that speaks plain HTTP. Over TLS the bucket itself says it:
@@ -110,8 +123,4 @@ mod tests {
         assert_eq!(parse_date("Wed, 31 Dec 2025 23:59:00 GMT"), Some(1_767_225_540));
         assert_eq!(parse_date("yesterday"), None);
     }
-}
-
-fn reach(_: &ResolvedConfig) -> Vec<Check> {
-    vec![]
 }

@@ -1,0 +1,11 @@
+//! The real `feedline` binary against an S3 on a socket, on real FUSE mounts.
+//!
+//! They need root and `/dev/fuse`, and fail with the reason without them. Each test owns a
+//! [`sandbox::Sandbox`], which checks at its end that no mount, process or file is left.
+
+mod errors;
+mod lifecycle;
+mod mount_helper;
+mod plain;
+mod sandbox;
+mod watchdog;

@@ -1,0 +1,61 @@
+//! A daemon that dies or hangs leaves neither a dead mount nor a hanging reader.
+
+use std::io::Read as _;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::sandbox::{Sandbox, signal, wait_until, wait_within};
+
+#[test]
+fn the_mount_of_a_killed_daemon_is_cleared_within_two_seconds() {
+    let sandbox = Sandbox::new();
+    sandbox.mount(&[]);
+    sandbox.read_right("train/a.jpg");
+    wait_until("the watchdog watches", || sandbox.processes().len() == 2);
+    signal(sandbox.daemon_pid(), Signal::KILL);
+    wait_within(Duration::from_secs(2), "the mount is gone", || !sandbox.is_mounted());
+    sandbox.assert_gone();
+    // The folder below is back, and the next mount finds nothing in its way.
+    assert_eq!(std::fs::read_dir(&sandbox.mnt).unwrap().count(), 0);
+    sandbox.mount(&[]);
+    sandbox.read_right("train/a.jpg");
+    sandbox.umount();
+    sandbox.assert_gone();
+}
+
+#[test]
+fn a_reader_of_a_hung_daemon_gets_an_error_and_the_mount_goes() {
+    let sandbox = Sandbox::new();
+    sandbox.mount(&["--watchdog", "3s"]);
+    wait_until("the watchdog watches", || sandbox.processes().len() == 2);
+    let daemon = sandbox.daemon_pid();
+    let mut open = std::fs::File::open(sandbox.mnt.join("big")).unwrap();
+    signal(daemon, Signal::STOP);
+    let reader = std::thread::Builder::new()
+        .name("reader".to_owned())
+        .spawn(move || open.read_exact(&mut vec![0; 9 << 20]).map_err(|error| error.kind()))
+        .unwrap();
+    wait_until("the reader is let go", || reader.is_finished());
+    assert!(reader.join().unwrap().is_err(), "a stopped daemon answered");
+    wait_until("the mount is gone", || !sandbox.is_mounted());
+    sandbox.assert_gone();
+}
+
+#[test]
+fn the_watchdog_is_small_and_goes_with_its_daemon() {
+    let sandbox = Sandbox::new();
+    sandbox.mount(&[]);
+    let daemon = sandbox.daemon_pid();
+    let mut watchdog = None;
+    wait_until("the watchdog watches", || {
+        watchdog = sandbox.processes().into_iter().find(|pid| *pid != daemon);
+        watchdog.is_some()
+    });
+    let status = std::fs::read_to_string(format!("/proc/{}/status", watchdog.unwrap())).unwrap();
+    let anonymous = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    let kib: u64 = anonymous.trim().trim_end_matches(" kB").trim().parse().unwrap();
+    assert!(kib < 2048, "{kib} KiB of its own: the code is shared with the daemon");
+    sandbox.umount();
+    sandbox.assert_gone();
+}
