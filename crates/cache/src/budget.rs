@@ -82,8 +82,8 @@ impl Budget {
         let bytes = bytes.min(self.total);
         let granted = {
             let mut state = self.state.lock();
-            let first = state.demand.is_empty()
-                && (priority == Priority::Demand || state.fill.is_empty());
+            let first =
+                state.demand.is_empty() && (priority == Priority::Demand || state.fill.is_empty());
             if first && state.available >= bytes {
                 state.available -= bytes;
                 return Permit { budget: self.clone(), bytes };

@@ -347,11 +347,7 @@ impl Dir {
     }
 
     /// Starts an empty journal after the snapshot of `generation`.
-    pub(crate) fn restart_journal(
-        &self,
-        journal: &mut Journal,
-        generation: u64,
-    ) -> io::Result<()> {
+    pub(crate) fn restart_journal(&self, journal: &mut Journal, generation: u64) -> io::Result<()> {
         let file = self.disk.create(JOURNAL)?;
         self.disk.write_at(&file, &journal::journal_header(generation), 0)?;
         self.release(blocks(journal.bytes));

@@ -23,6 +23,15 @@ use crate::partial::{Added, Partial};
 /// Space that a page of a sparse file may take beyond its own: extent tree and rounding.
 const SPARSE_BYTES: u64 = 3 * UNIT_BYTES;
 
+/// What became of a page that was to be kept.
+enum Kept {
+    Yes,
+    /// No directory takes it now.
+    NoSpace,
+    /// The write failed; the directory has drawn the consequence.
+    Failed,
+}
+
 /// Takes the flight off the board however its task ends, and lands it if nobody has.
 struct Closing<'a> {
     shared: &'a Shared,
@@ -97,8 +106,13 @@ impl Shared {
         };
         self.counters.fetched_bytes.add(length);
         flight.land(Ok(bytes.clone()));
-        if self.keep(object, id, page, bytes).await {
-            return;
+        // Once more after a failed write: the directory may have been set aside for another.
+        for _ in 0..2 {
+            match self.keep(object, id, page, bytes.clone()).await {
+                Kept::Yes => return,
+                Kept::NoSpace => break,
+                Kept::Failed => {}
+            }
         }
         self.counters.not_kept.add(1);
         if !self.budget.has_waiters() && !self.is_closing() {
@@ -134,8 +148,14 @@ impl Shared {
         self.place(id).or_else(|| self.dirs.first()).map(|dir| dir.number)
     }
 
-    /// Writes a page behind. False if it could not be kept.
-    async fn keep(self: &Arc<Self>, object: &Object, id: ObjectId, page: u64, bytes: Bytes) -> bool {
+    /// Writes a page behind.
+    async fn keep(
+        self: &Arc<Self>,
+        object: &Object,
+        id: ObjectId,
+        page: u64,
+        bytes: Bytes,
+    ) -> Kept {
         let size = object.version.size;
         let is_small = size <= PAGE_BYTES;
         let partial = self.partials.lock().get(&id).cloned();
@@ -146,7 +166,7 @@ impl Shared {
             }
             None => self.place(&id),
         };
-        let Some(dir) = placed.cloned() else { return false };
+        let Some(dir) = placed.cloned() else { return Kept::NoSpace };
         let extra = if is_small { 0 } else { SPARSE_BYTES };
         let reserved = blocks(bytes.len() as u64) + GROWTH_BYTES + extra;
         if !self.reserve(&dir, reserved).await {
@@ -155,7 +175,7 @@ impl Shared {
                     "no space can be made (quota too small, or all pinned or in use): \
                      objects are served without being kept");
             }
-            return false;
+            return Kept::NoSpace;
         }
         let turn = self.writers.acquire().await.expect("the semaphore is never closed");
         let writer = self.writer_numbers.lock().pop().expect("as many numbers as turns");
@@ -186,7 +206,7 @@ impl Shared {
         });
         let kept = written.await.unwrap_or(false);
         drop(turn);
-        kept
+        if kept { Kept::Yes } else { Kept::Failed }
     }
 
     fn write_small(
@@ -307,8 +327,7 @@ impl Shared {
         file_size: u64,
     ) -> io::Result<()> {
         let stripe = self.stripe(&id).lock();
-        let is_current =
-            self.partials.lock().get(&id).is_some_and(|now| Arc::ptr_eq(now, partial));
+        let is_current = self.partials.lock().get(&id).is_some_and(|now| Arc::ptr_eq(now, partial));
         if !is_current {
             return Ok(());
         }

@@ -150,8 +150,9 @@ impl Flights {
         drop(state);
     }
 
-    /// Flights on the board.
+    /// Flights under way or not yet on disk; those that linger are done.
     pub(crate) fn len(&self) -> usize {
-        self.state.lock().flights.len()
+        let state = self.state.lock();
+        state.flights.len().saturating_sub(state.lingering.len())
     }
 }

@@ -50,15 +50,8 @@ const _: () = assert!(size_of::<Record>() == 32);
 
 impl Record {
     pub(crate) fn new(id: ObjectId, size: u64, dir: u8, state: State) -> Self {
-        let mut record = Self {
-            id,
-            crc: 0,
-            units: 0,
-            size_low: 0,
-            size_high: 0,
-            dir,
-            flags: state as u8,
-        };
+        let mut record =
+            Self { id, crc: 0, units: 0, size_low: 0, size_high: 0, dir, flags: state as u8 };
         record.set_size(size);
         record
     }
@@ -173,8 +166,7 @@ impl Index {
     }
 
     fn slot(&self, id: &ObjectId) -> Option<usize> {
-        let found =
-            self.table.find(id.hash64(), |slot| self.records[*slot as usize].id == *id)?;
+        let found = self.table.find(id.hash64(), |slot| self.records[*slot as usize].id == *id)?;
         Some(*found as usize)
     }
 
@@ -206,18 +198,15 @@ impl Index {
             }
         };
         let records = &self.records;
-        self.table.insert_unique(record.id.hash64(), slot, |slot| {
-            records[*slot as usize].id.hash64()
-        });
+        self.table
+            .insert_unique(record.id.hash64(), slot, |slot| records[*slot as usize].id.hash64());
         None
     }
 
     pub(crate) fn remove(&mut self, id: &ObjectId) -> Option<Record> {
         let records = &self.records;
-        let entry = self
-            .table
-            .find_entry(id.hash64(), |slot| records[*slot as usize].id == *id)
-            .ok()?;
+        let entry =
+            self.table.find_entry(id.hash64(), |slot| records[*slot as usize].id == *id).ok()?;
         let (slot, _) = entry.remove();
         let record = self.records[slot as usize];
         self.records[slot as usize].set_state(State::Free);

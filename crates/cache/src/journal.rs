@@ -109,12 +109,7 @@ pub(crate) fn batch(entries: &[u8]) -> Vec<u8> {
 }
 
 /// Replays the sound part of a journal. True if every byte of it was sound.
-pub(crate) fn replay(
-    bytes: &[u8],
-    generation: u64,
-    dir: u8,
-    mut apply: impl FnMut(Entry),
-) -> bool {
+pub(crate) fn replay(bytes: &[u8], generation: u64, dir: u8, mut apply: impl FnMut(Entry)) -> bool {
     let Some((header, mut rest)) = bytes.split_first_chunk::<JOURNAL_HEADER_BYTES>() else {
         return false;
     };

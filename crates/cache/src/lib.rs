@@ -46,6 +46,6 @@ mod tests;
 
 pub use cache::Cache;
 pub use check::{CheckProgress, CheckReport};
-pub use evict::Freed;
 pub use config::{CacheConfig, CacheDirConfig, CacheError};
+pub use evict::Freed;
 pub use stats::{CacheStats, DirStats};

@@ -149,10 +149,7 @@ impl Shared {
     /// A read of a complete file failed: a sick disk is set aside, a bad file dropped.
     pub(crate) fn read_failed(&self, id: &ObjectId, record: &Record, error: &io::Error) {
         let dir = self.dir(record.dir);
-        let gone = matches!(
-            error.kind(),
-            io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof
-        );
+        let gone = matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof);
         if dir.note(error, self.now_ms()) == Trouble::File && gone {
             self.drop_corrupt(id, record);
         }

@@ -64,8 +64,7 @@ mod tests {
         let id = ObjectId([1; 16]);
         let windows: Vec<_> =
             [0, 0, 1, 2, 3, 4, 5, 50, 51, 7].map(|page| readahead.observe(&id, page, 100)).into();
-        let expected =
-            [0..0, 0..0, 2..3, 3..5, 4..8, 5..13, 6..14, 51..51, 52..53, 8..8];
+        let expected = [0..0, 0..0, 2..3, 3..5, 4..8, 5..13, 6..14, 51..51, 52..53, 8..8];
         assert_eq!(windows, expected);
         assert_eq!(readahead.observe(&id, 98, 100), 99..99);
         assert_eq!(readahead.observe(&id, 99, 100), 100..100);

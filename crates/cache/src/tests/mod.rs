@@ -4,6 +4,6 @@ mod faults;
 mod model;
 mod reads;
 mod restart;
-mod space;
 mod scale;
+mod space;
 mod support;

@@ -1,0 +1,164 @@
+//! Disk trouble: full below the quota, sick, and never a read error or a wrong byte.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
+
+use feedline_model::ObjectIndex as _;
+use feedline_model::page::PAGE_BYTES;
+
+use super::support::{Bench, QUOTA, config_at, eventually, expect_whole, settled};
+use crate::disk::{Disk, Extent, RealDisk};
+
+/// A real disk that fails every read, or every write, with the error number set; 0 is sound.
+#[derive(Debug)]
+struct FaultyDisk {
+    real: RealDisk,
+    faults: Arc<Faults>,
+}
+
+#[derive(Debug, Default)]
+struct Faults {
+    read: AtomicI32,
+    write: AtomicI32,
+}
+
+fn fail(number: &AtomicI32) -> io::Result<()> {
+    match number.load(Ordering::SeqCst) {
+        0 => Ok(()),
+        number => Err(io::Error::from_raw_os_error(number)),
+    }
+}
+
+impl Disk for FaultyDisk {
+    fn create(&self, path: &str) -> io::Result<File> {
+        self.real.create(path)
+    }
+    fn open(&self, path: &str, write: bool) -> io::Result<File> {
+        self.real.open(path, write)
+    }
+    fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        fail(&self.faults.write)?;
+        self.real.write_at(file, bytes, offset)
+    }
+    fn read_at(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        fail(&self.faults.read)?;
+        self.real.read_at(file, buffer, offset)
+    }
+    fn read_hot(&self, file: &File, buffer: &mut [u8], offset: u64) -> bool {
+        fail(&self.faults.read).is_ok() && self.real.read_hot(file, buffer, offset)
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.real.rename(from, to)
+    }
+    fn unlink(&self, path: &str) -> io::Result<()> {
+        self.real.unlink(path)
+    }
+    fn extent(&self, file: &File) -> io::Result<Extent> {
+        self.real.extent(file)
+    }
+    fn disk_bytes(&self, path: &str) -> u64 {
+        self.real.disk_bytes(path)
+    }
+}
+
+fn two_dirs(bench: &Bench) -> crate::CacheConfig {
+    let mut config = bench.config(QUOTA);
+    let dir = bench.root.path().join("other");
+    config.dirs.push(crate::CacheDirConfig { dir, quota_bytes: QUOTA });
+    config
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sick_directory_is_set_aside_and_the_other_goes_on() {
+    for on_write in [false, true] {
+        let bench = Bench::new();
+        let faults = Arc::new(Faults::default());
+        let disk_of = |number: usize, root: OwnedFd| -> Arc<dyn Disk> {
+            let real = RealDisk::new(root, true);
+            let faults = if number == 0 { faults.clone() } else { Arc::default() };
+            Arc::new(FaultyDisk { real, faults })
+        };
+        let cache = bench.open_on(two_dirs(&bench), &disk_of);
+        let objects = bench.objects(60, 20_000);
+        let big = bench.source.insert_seeded("big", 3, 2 * PAGE_BYTES);
+        for (seed, object) in objects[..30].iter().enumerate() {
+            expect_whole(&cache, object, seed as u64).await;
+        }
+        settled(&cache).await;
+        let sick = if on_write { &faults.write } else { &faults.read };
+        sick.store(rustix::io::Errno::IO.raw_os_error(), Ordering::SeqCst);
+        for (seed, object) in objects.iter().enumerate() {
+            expect_whole(&cache, object, seed as u64).await;
+        }
+        expect_whole(&cache, &big, 3).await;
+        settled(&cache).await;
+        let stats = cache.stats();
+        assert!(stats.dirs[0].state.starts_with("set aside: "), "{stats:?}");
+        assert_eq!(stats.dirs[1].state, "ok");
+        for (seed, object) in objects.iter().enumerate() {
+            expect_whole(&cache, object, seed as u64).await;
+        }
+        settled(&cache).await;
+        assert!(objects.iter().all(|object| cache.open(object).is_some()));
+    }
+}
+
+/// A small ext4 in a file, mounted; unmounted when dropped.
+struct SmallDisk {
+    mountpoint: PathBuf,
+}
+
+impl SmallDisk {
+    fn new(root: &Path, mib: u64) -> Self {
+        let image = root.join("image");
+        File::create(&image).unwrap().set_len(mib << 20).unwrap();
+        let mountpoint = root.join("small");
+        std::fs::create_dir(&mountpoint).unwrap();
+        run(Command::new("mkfs.ext4").arg("-q").arg("-m0").arg(&image));
+        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&mountpoint));
+        Self { mountpoint }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.mountpoint).status();
+    }
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().expect("the program must be installed");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?} failed (this test needs root): {text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_stops_filling_for_a_while_and_reads_go_on() {
+    let bench = Bench::new();
+    let disk = SmallDisk::new(bench.root.path(), 24);
+    let dir = disk.mountpoint.join("cache");
+    let cache = bench.open_config(config_at(&dir, 1 << 30));
+    let objects = bench.objects(300, 150_000);
+    for (seed, object) in objects.iter().enumerate() {
+        expect_whole(&cache, object, seed as u64).await;
+    }
+    eventually("the disk to be full", || cache.stats().dirs[0].state == "full").await;
+    for (seed, object) in objects.iter().enumerate() {
+        expect_whole(&cache, object, seed as u64).await;
+    }
+    assert!(cache.stats().objects() > 20, "{:?}", cache.stats());
+    eventually("the cache to shrink", || cache.stats().evicted() > 0).await;
+    bench.clock.advance(Duration::from_secs(31));
+    assert_eq!(cache.stats().dirs[0].state, "ok");
+    let new = bench.source.insert_seeded("new", 1, 1000);
+    expect_whole(&cache, &new, 1).await;
+    eventually("filling to go on", || cache.contains(&new.id())).await;
+    cache.close().await;
+    drop(cache);
+}

@@ -1,0 +1,170 @@
+//! The quota: never exceeded, room made in the background, pins and holders respected.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use feedline_model::page::PAGE_BYTES;
+use feedline_model::{BlockSource as _, ObjectHolder, ObjectId, ObjectIndex as _, Priority};
+use feedline_testkit::object_bytes;
+use futures::StreamExt as _;
+use parking_lot::Mutex;
+
+use super::support::{Bench, du, eventually, expect_whole, read, settled};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_quota_holds_on_disk_while_many_fill_at_once() {
+    let bench = Bench::new();
+    let quota = 24 << 20;
+    let cache = bench.open(quota);
+    let objects: Vec<_> = (0..1500_u64)
+        .map(|seed| bench.source.insert_seeded(&format!("q/{seed}"), seed, 5000 + seed % 97 * 1500))
+        .collect();
+    let big = bench.source.insert_seeded("big", 9, 3 * PAGE_BYTES);
+    let done = Arc::new(AtomicBool::new(false));
+    let most = Arc::new(AtomicU64::new(0));
+    let sampler = {
+        let (done, most, dir) = (done.clone(), most.clone(), bench.dir());
+        tokio::runtime::Handle::current().spawn_blocking(move || {
+            while !done.load(Ordering::Acquire) {
+                most.fetch_max(du(&dir), Ordering::AcqRel);
+            }
+        })
+    };
+    let reads = objects.iter().enumerate().map(|(seed, object)| {
+        let (cache, big) = (&cache, &big);
+        async move {
+            expect_whole(cache, object, seed as u64).await;
+            if seed % 300 == 0 {
+                expect_whole(cache, big, 9).await;
+            }
+        }
+    });
+    futures::stream::iter(reads).buffer_unordered(32).collect::<Vec<_>>().await;
+    settled(&cache).await;
+    done.store(true, Ordering::Release);
+    sampler.await.unwrap();
+    let stats = cache.stats();
+    let most = most.load(Ordering::Acquire);
+    assert!(most <= quota, "{most} bytes on disk with a quota of {quota}");
+    assert!(most > quota / 2, "the cache was hardly filled: {most}");
+    assert!(stats.evicted() > 300, "{stats:?}");
+    assert!(du(&bench.dir()) <= stats.used_bytes(), "{} {stats:?}", du(&bench.dir()));
+    cache.close().await;
+    assert!(du(&bench.dir()) <= quota);
+}
+
+#[derive(Debug, Default)]
+struct Holder {
+    held: HashSet<ObjectId>,
+    asked: Mutex<HashSet<ObjectId>>,
+}
+
+impl ObjectHolder for Holder {
+    fn let_go(&self, id: &ObjectId) -> bool {
+        self.asked.lock().insert(*id);
+        !self.held.contains(id)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eviction_leaves_what_is_pinned_or_held() {
+    let bench = Bench::new();
+    let cache = bench.open(16 << 20);
+    let objects = bench.objects(400, 100_000);
+    for (seed, object) in objects[..40].iter().enumerate() {
+        expect_whole(&cache, object, seed as u64).await;
+    }
+    settled(&cache).await;
+    let ids: Vec<_> = objects.iter().map(feedline_model::Object::id).collect();
+    cache.pin(ids[..20].to_vec()).await;
+    let held = ids[20..40].iter().copied().collect();
+    let holder = Arc::new(Holder { held, asked: Mutex::default() });
+    cache.set_holder(holder.clone());
+    for (seed, object) in objects.iter().enumerate() {
+        expect_whole(&cache, object, seed as u64).await;
+    }
+    settled(&cache).await;
+    assert!(cache.stats().evicted() > 100, "{:?}", cache.stats());
+    assert!(ids[..40].iter().all(|id| cache.contains(id)), "a pinned or held object went");
+    let asked = holder.asked.lock();
+    assert!(ids[..20].iter().all(|id| !asked.contains(id)), "asked about a pinned object");
+    assert!(!asked.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_all_is_pinned_objects_are_served_without_being_kept() {
+    let bench = Bench::new();
+    let cache = bench.open(8 << 20);
+    let objects = bench.objects(120, 100_000);
+    cache.pin(objects.iter().map(feedline_model::Object::id).collect()).await;
+    for round in 0..2 {
+        for (seed, object) in objects.iter().enumerate() {
+            expect_whole(&cache, object, seed as u64).await;
+        }
+        settled_or_lingering(&cache).await;
+        assert_eq!(cache.stats().evicted(), 0, "round {round}");
+    }
+    assert!(cache.stats().not_kept > 0);
+    assert!(du(&bench.dir()) <= 8 << 20);
+    // The parts of an object that is not kept cost one fetch, not one each.
+    let last = objects.last().unwrap();
+    assert!(!cache.contains(&last.id()));
+    let before = bench.source.reads_total();
+    for at in (0..100_000).step_by(10_000) {
+        read(&cache, last, at..at + 10_000).await;
+    }
+    assert!(bench.source.reads_total() <= before + 1);
+    // Once unpinned, room can be made again.
+    cache.unpin(objects.iter().map(feedline_model::Object::id).collect()).await;
+    let new = bench.source.insert_seeded("new", 1, 100_000);
+    expect_whole(&cache, &new, 1).await;
+    eventually("the new object to be kept", || cache.contains(&new.id())).await;
+}
+
+/// Flights that could not be kept stay for a while: wait until all have landed.
+async fn settled_or_lingering(cache: &crate::Cache) {
+    eventually("flights to land", || {
+        let stats = cache.stats();
+        stats.misses == stats.dirs[0].objects + stats.not_kept + stats.evicted()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_larger_than_the_quota_is_served() {
+    let bench = Bench::new();
+    let cache = bench.open(10 << 20);
+    let size = 6 * PAGE_BYTES + 5;
+    let object = bench.source.insert_seeded("huge", 3, size);
+    let all = object_bytes(3, size);
+    for at in (0..size).step_by(3 << 20) {
+        let end = (at + (3 << 20)).min(size);
+        let bytes = cache.read(&object, at..end, Priority::Demand).await.unwrap();
+        assert!(bytes == all.slice(at as usize..end as usize));
+        assert!(du(&bench.dir()) <= 10 << 20);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_directories_share_by_quota() {
+    let bench = Bench::new();
+    let mut config = bench.config(64 << 20);
+    let other =
+        crate::CacheDirConfig { dir: bench.root.path().join("other"), quota_bytes: 192 << 20 };
+    config.dirs.push(other);
+    let cache = bench.open_config(config.clone());
+    let objects = bench.objects(400, 10_000);
+    for (seed, object) in objects.iter().enumerate() {
+        expect_whole(&cache, object, seed as u64).await;
+    }
+    settled(&cache).await;
+    let stats = cache.stats();
+    assert_eq!(stats.objects(), 400);
+    assert!((60..=140).contains(&stats.dirs[0].objects), "{stats:?}");
+    cache.close().await;
+    drop(cache);
+    let cache = bench.open_config(config);
+    assert!(objects.iter().all(|object| cache.open(object).is_some()));
+    assert_eq!(cache.stats().dirs[0].objects, stats.dirs[0].objects);
+}

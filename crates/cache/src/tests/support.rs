@@ -1,0 +1,130 @@
+//! What the cache's tests share: a cache in a temporary directory over a store in memory.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use feedline_model::{BlockSource as _, Object, Priority, SourceId};
+use feedline_testkit::{FakeClock, MemorySource, object_bytes};
+use tempfile::TempDir;
+use tokio::runtime::Handle;
+
+use crate::disk::Disk;
+use crate::{Cache, CacheConfig, CacheDirConfig};
+
+/// Plenty for tests that are not about space.
+pub(super) const QUOTA: u64 = 256 << 20;
+
+pub(super) struct Bench {
+    pub(super) root: TempDir,
+    pub(super) source: Arc<MemorySource>,
+    pub(super) clock: FakeClock,
+}
+
+impl Bench {
+    pub(super) fn new() -> Self {
+        Self {
+            root: tempfile::tempdir_in("/var/tmp").unwrap(),
+            source: MemorySource::new(SourceId(1)),
+            clock: FakeClock::new(),
+        }
+    }
+
+    pub(super) fn dir(&self) -> PathBuf {
+        self.root.path().join("cache")
+    }
+
+    pub(super) fn config(&self, quota_bytes: u64) -> CacheConfig {
+        config_at(&self.dir(), quota_bytes)
+    }
+
+    pub(super) fn open(&self, quota_bytes: u64) -> Arc<Cache> {
+        self.open_config(self.config(quota_bytes))
+    }
+
+    pub(super) fn open_config(&self, config: CacheConfig) -> Arc<Cache> {
+        Cache::open(config, self.source.clone(), self.clock.shared(), Handle::current()).unwrap()
+    }
+
+    pub(super) fn open_on(
+        &self,
+        config: CacheConfig,
+        disk_of: &dyn Fn(usize, OwnedFd) -> Arc<dyn Disk>,
+    ) -> Arc<Cache> {
+        let clock = self.clock.shared();
+        Cache::open_on(config, self.source.clone(), clock, Handle::current(), disk_of).unwrap()
+    }
+
+    /// `count` objects of `size` bytes; object i has seed i.
+    pub(super) fn objects(&self, count: u64, size: u64) -> Vec<Object> {
+        (0..count).map(|seed| self.source.insert_seeded(&format!("o/{seed}"), seed, size)).collect()
+    }
+}
+
+pub(super) fn config_at(dir: &Path, quota_bytes: u64) -> CacheConfig {
+    let mut config = CacheConfig::new(vec![CacheDirConfig { dir: dir.to_owned(), quota_bytes }]);
+    config.scrub_bytes_per_s = 0;
+    config
+}
+
+/// Reads the whole object and compares it with the bytes of `seed`.
+pub(super) async fn expect_whole(cache: &Cache, object: &Object, seed: u64) {
+    let size = object.version.size;
+    let read = cache.read(object, 0..size, Priority::Demand).await.unwrap();
+    assert!(read == object_bytes(seed, size), "wrong bytes of {}", object.key);
+}
+
+pub(super) async fn read(cache: &Cache, object: &Object, range: std::ops::Range<u64>) -> Bytes {
+    cache.read(object, range, Priority::Demand).await.unwrap()
+}
+
+/// Waits until everything fetched is on disk or given up.
+pub(super) async fn settled(cache: &Cache) {
+    eventually("flights to end", || cache.stats().flights == 0).await;
+}
+
+/// Waits for a condition that has no event of its own; gives up after a minute.
+#[expect(clippy::disallowed_methods, reason = "real time, for work on real disks")]
+pub(super) async fn eventually(what: &str, condition: impl Fn() -> bool) {
+    for _ in 0..30_000 {
+        if condition() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    panic!("waited a minute for {what}");
+}
+
+/// Bytes on disk below `dir`, as `du --block-size=1` counts them. Files that go meanwhile count 0.
+pub(super) fn du(dir: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    let own = std::fs::symlink_metadata(dir).map_or(0, |meta| meta.blocks() * 512);
+    let Ok(entries) = std::fs::read_dir(dir) else { return own };
+    let below = entries.flatten().map(|entry| {
+        let path = entry.path();
+        if path.is_dir() {
+            du(&path)
+        } else {
+            std::fs::symlink_metadata(&path).map_or(0, |meta| meta.blocks() * 512)
+        }
+    });
+    own + below.sum::<u64>()
+}
+
+/// Copies a cache directory as a kill at this moment would leave it.
+pub(super) fn copy_as_killed(from: &Path, to: &Path) {
+    let status = std::process::Command::new("cp")
+        .args(["-a", "--sparse=always"])
+        .arg(from)
+        .arg(to)
+        .status()
+        .unwrap();
+    assert!(status.success() || to.join("lock").exists());
+}
+
+/// The file of a complete object.
+pub(super) fn file_of(dir: &Path, object: &Object) -> PathBuf {
+    dir.join(crate::directory::object_path(&object.id()))
+}
