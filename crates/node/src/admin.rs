@@ -314,7 +314,9 @@ impl NodeAdmin {
                 let id = id_at(&directory, index);
                 let path = directory.child_path(directory.entry(index).name);
                 let here = 0 < self.chain.cache.cached_bytes(&id);
-                here.then(|| async move { (path, self.chain.cache.check(vec![id], |_| {}).await) })
+                here.then_some(
+                    async move { (path, self.chain.cache.check(vec![id], |_| {}).await) },
+                )
             });
             let mut checks = std::pin::pin!(futures::stream::iter(checks).buffered(CHECKS_AT_ONCE));
             while let Some((path, report)) = checks.next().await {
