@@ -166,7 +166,7 @@ impl Dir {
         let root = rustix::fs::open(dir, flags, Mode::empty())
             .map_err(|error| fail("open it")(error.into()))?;
         let kind = rustix::fs::fstatfs(&root).map_err(|e| fail("look at it")(e.into()))?;
-        if i64::try_from(kind.f_type).ok() == Some(OVERLAYFS) {
+        if kind.f_type == OVERLAYFS {
             return Err(CacheError::FileSystem { dir: dir.clone(), kind: "overlayfs" });
         }
         let fresh = check_identity(dir)?;
