@@ -169,6 +169,17 @@ fn mount(
     Ok(Mount::start(&config, parts.clone())?)
 }
 
+/// The files behind `names`, on their own file system.
+fn direct_paths(complete: &Complete, names: &[PathBuf], size: u64) -> Vec<PathBuf> {
+    let place = |name: &PathBuf| {
+        let version = Version { size, modified_ms: 1, etag: ETag::Absent };
+        let key = name.to_string_lossy().as_ref().into();
+        let id = Object { source: SourceId(1), key, version }.id();
+        complete.files[&id].0.clone()
+    };
+    names.iter().map(place).collect()
+}
+
 fn main() -> Outcome<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number =
@@ -179,15 +190,7 @@ fn main() -> Outcome<()> {
     let clock = RealClock::shared();
     let cache = dir.join("objects");
     let (complete, names) = set_up(&cache, files, size, clock.unix_ms())?;
-    let direct: Vec<PathBuf> = names
-        .iter()
-        .map(|name| {
-            let version = Version { size, modified_ms: 1, etag: ETag::Absent };
-            let key = name.to_string_lossy().as_ref().into();
-            let id = Object { source: SourceId(1), key, version }.id();
-            complete.files[&id].0.clone()
-        })
-        .collect();
+    let direct = direct_paths(&complete, &names, size);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let complete = Arc::new(complete);
     let parts = MountParts {
