@@ -56,6 +56,9 @@ pub(crate) fn launch(args: &[OsString], log: &Path, mountpoint: &Path) -> anyhow
         .with_context(|| format!("cannot open the log {}", log.display()))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        // Before there is anything to take down.
+        let (mut ctrl_c, mut terminate) =
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         let mut child = Command::new(std::env::current_exe()?)
             .args(args.iter().skip(1))
             .arg(OsStr::new(DETACHED_FLAG))
@@ -63,20 +66,25 @@ pub(crate) fn launch(args: &[OsString], log: &Path, mountpoint: &Path) -> anyhow
             .stdout(Stdio::piped())
             .stderr(log_file)
             .spawn()?;
-        wait_for_report(&mut child, log, mountpoint).await
+        let interrupt = async {
+            tokio::select! { _ = ctrl_c.recv() => {}, _ = terminate.recv() => {} }
+        };
+        wait_for_report(&mut child, log, mountpoint, interrupt).await
     })
 }
 
-async fn wait_for_report(child: &mut Child, log: &Path, mountpoint: &Path) -> anyhow::Result<()> {
+async fn wait_for_report(
+    child: &mut Child,
+    log: &Path,
+    mountpoint: &Path,
+    interrupt: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
     let pipe = child.stdout.take().context("the daemon has no pipe")?;
     let mut line = String::new();
     let mut reader = BufReader::new(pipe);
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
         read = reader.read_line(&mut line) => { read?; }
-        _ = interrupt.recv() => return interrupted(child, mountpoint).await,
-        _ = terminate.recv() => return interrupted(child, mountpoint).await,
+        () = interrupt => return interrupted(child, mountpoint).await,
     }
     match serde_json::from_str(&line) {
         Ok(Report::Serving) => Ok(()),

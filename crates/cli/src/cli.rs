@@ -75,13 +75,13 @@ enum Command {
     Completions(completions::Args),
     /// Write the manual pages.
     Man(man::Args),
-    /// Ends a mount whose daemon died or hangs; started by `mount`.
-    #[command(hide = true)]
-    Watchdog(watchdog::Args),
 }
 
 /// Runs a command line; the answer is the exit code.
 pub(crate) fn run(args: Vec<OsString>) -> u8 {
+    if args.get(1).is_some_and(|command| command == watchdog::COMMAND) {
+        return run_watchdog(&args[1..]);
+    }
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
         Err(error) => return report_usage(&error),
@@ -90,6 +90,15 @@ pub(crate) fn run(args: Vec<OsString>) -> u8 {
         Ok(code) => code,
         Err(error) => failure::report(&error),
     }
+}
+
+/// The watchdog is no command for people, and stays small: it is read without the other commands.
+fn run_watchdog(args: &[OsString]) -> u8 {
+    let outcome = match watchdog::Line::try_parse_from(args) {
+        Ok(line) => watchdog::run(&line.args),
+        Err(error) => return report_usage(&error),
+    };
+    outcome.unwrap_or_else(|error| failure::report(&error))
 }
 
 fn dispatch(command: Command, args: &[OsString]) -> Outcome {
@@ -111,7 +120,6 @@ fn dispatch(command: Command, args: &[OsString]) -> Outcome {
         Command::S3sim(args) => feedline_s3sim::run(args).map(|()| 0),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
-        Command::Watchdog(args) => watchdog::run(&args),
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::daemon::{self, Daemon};
@@ -21,7 +22,7 @@ const WAIT: Duration = Duration::from_secs(60);
 
 A mount whose daemon has died is cleared. What is cached stays on disk for the next mount.")]
 pub(crate) struct Args {
-    /// Detach at once; files that are open stay readable until they are closed.
+    /// Even while processes have files open there: they get 10 s to close them.
     #[arg(short, long)]
     lazy: bool,
     /// The mountpoint.
@@ -35,14 +36,32 @@ pub(crate) fn run(args: &Args) -> Outcome {
     else {
         return clear_dead(&mountpoint);
     };
-    if args.lazy && daemon::is_mounted(&mountpoint)? {
-        detach(&mountpoint)?;
+    if !args.lazy {
+        refuse_busy(&mountpoint)?;
     }
     if !daemon.shutdown()? && !daemon.is_alive() {
         // It died, it hangs, or it is ending: only a process that is gone leaves nothing to wait for.
         clear_dead(&mountpoint)?;
     }
-    wait_until_gone(&daemon, args.lazy)
+    if args.lazy && daemon::is_mounted(&mountpoint)? {
+        // The daemon may be trying the polite way first; the kernel takes one detach or the other.
+        let _ = unmount::lazily(&mountpoint);
+    }
+    wait_until_gone(&daemon)
+}
+
+/// Fails if a process has a file open below, or works there: its reads would fail.
+fn refuse_busy(mountpoint: &Path) -> anyhow::Result<()> {
+    // Marks an idle mount as expired (EAGAIN) and unmounts nothing: only a second call would. Without
+    // the privilege to ask, the daemon's own unmount decides.
+    let asked = rustix::mount::unmount(mountpoint, UnmountFlags::EXPIRE);
+    if asked == Err(rustix::io::Errno::BUSY) {
+        let shown = mountpoint.display();
+        return Err(Failure::failed(format!("{shown} is busy: processes have files open there"))
+            .way_out(format!("`fuser -vm {shown}` names them; or `feedline umount --lazy {shown}`"))
+            .into());
+    }
+    Ok(())
 }
 
 /// The mountpoint that `dir` names, through links where it is not one itself.
@@ -76,7 +95,7 @@ fn detach(mountpoint: &Path) -> anyhow::Result<()> {
 }
 
 /// Waits for the daemon's end, then sees that the mount went with it.
-fn wait_until_gone(daemon: &Daemon, lazy: bool) -> Outcome {
+fn wait_until_gone(daemon: &Daemon) -> Outcome {
     let mountpoint = &daemon.mountpoint;
     let pid = i32::try_from(daemon.pid()).ok().and_then(Pid::from_raw).filter(is_ours);
     if let Some(Ok(process)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
@@ -89,11 +108,7 @@ fn wait_until_gone(daemon: &Daemon, lazy: bool) -> Outcome {
                 mountpoint.display(),
                 WAIT.as_secs()
             ))
-            .way_out(if lazy {
-                "its log says why; it may be killed, what is cached is safe"
-            } else {
-                "close what uses the folder (`fuser -vm DIR`), or `feedline umount --lazy DIR`"
-            })
+            .way_out("its log says why; it may be killed, what is cached is safe")
             .into());
         }
     }

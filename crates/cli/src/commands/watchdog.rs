@@ -35,6 +35,16 @@ const PATIENCE_WHILE_TALKING: u32 = 3;
 /// How long a killed daemon may take to go before the watchdog stops waiting for it.
 const KILL_WAIT: Duration = Duration::from_secs(10);
 
+/// How it is called: `feedline watchdog …`.
+pub(crate) const COMMAND: &str = "watchdog";
+
+/// Its command line, from its own name on.
+#[derive(Debug, clap::Parser)]
+pub(crate) struct Line {
+    #[command(flatten)]
+    pub(crate) args: Args,
+}
+
 /// What to watch.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -59,7 +69,7 @@ pub(crate) struct Args {
 /// If no process can be started.
 pub(crate) fn spawn(mountpoint: &Path, socket: &Path, silence: Duration) -> io::Result<()> {
     let child = Command::new(std::env::current_exe()?)
-        .arg("watchdog")
+        .arg(COMMAND)
         .arg(format!("--pid={}", std::process::id()))
         .arg("--mountpoint")
         .arg(mountpoint)

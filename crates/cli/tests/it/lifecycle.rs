@@ -133,10 +133,12 @@ fn an_interrupted_background_mount_leaves_nothing() {
 }
 
 #[test]
-fn a_busy_mount_goes_lazily_and_its_daemon_ends() {
+fn a_busy_mount_stays_unless_it_is_to_go_lazily() {
     let sandbox = Sandbox::new();
     sandbox.mount(&[]);
     let mut open = fs::File::open(sandbox.mnt.join("train/a.jpg")).unwrap();
+    sandbox.run(&["umount", sandbox.mnt_str()]).fails(1, &["busy", "--lazy"]);
+    sandbox.read_right("train/a.jpg");
     sandbox.run(&["umount", "--lazy", sandbox.mnt_str()]).ok();
     assert!(!sandbox.is_mounted());
     let mut byte = [0];

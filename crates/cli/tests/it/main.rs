@@ -3,6 +3,8 @@
 //! They need root and `/dev/fuse`, and fail with the reason without them. Each test owns a
 //! [`sandbox::Sandbox`], which checks at its end that no mount, process or file is left.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test may panic as the test itself may")]
+
 mod errors;
 mod lifecycle;
 mod mount_helper;

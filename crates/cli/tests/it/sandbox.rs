@@ -99,7 +99,7 @@ impl Sandbox {
     }
 
     pub(crate) fn is_mounted(&self) -> bool {
-        mounts_below(self.dir.path()).iter().any(|mountpoint| *mountpoint == self.mnt)
+        mounts_below(self.dir.path()).contains(&self.mnt)
     }
 
     pub(crate) fn read(&self, key: &str) -> std::io::Result<Vec<u8>> {
@@ -139,6 +139,14 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
+        // The watchdog sees the daemon's end, and follows; a failed test is cleaned up at once.
+        #[expect(clippy::disallowed_methods, reason = "watches other processes in real time")]
+        for _ in 0..500 {
+            if std::thread::panicking() || self.processes().is_empty() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
         let (mounts, processes) = (mounts_below(self.dir.path()), self.processes());
         for pid in &processes {
             signal(*pid, rustix::process::Signal::KILL);
