@@ -298,6 +298,9 @@ async fn unmount(
     }
     tracing::warn!("files are still open: ending their connection");
     by(Unmount::Abort).await?;
+    // Somebody else's lazy unmount leaves nothing to abort by path; marked as lazy, the mount is not
+    // waited for, and the end of this process ends its connection.
+    by(Unmount::Lazy).await?;
     Ok(())
 }
 
