@@ -202,6 +202,9 @@ fn make_folders(args: &MakeArgs) -> Result<()> {
     Ok(())
 }
 
+/// A pool of one width, or why it could not be built.
+type BuiltPool = OnceLock<Result<Pool, String>>;
+
 #[derive(Debug, Default)]
 struct Totals {
     bytes: AtomicU64,
@@ -218,7 +221,7 @@ fn write_all(args: &MakeArgs, progress: &ProgressBar) -> Result<Totals> {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
     };
-    let pools: [OnceLock<Pool>; WIDTHS.len()] = Default::default();
+    let pools: [BuiltPool; WIDTHS.len()] = Default::default();
     let scale = mean_scale(args);
     let totals = Totals::default();
     let next = AtomicUsize::new(0);
@@ -245,7 +248,7 @@ fn write_all(args: &MakeArgs, progress: &ProgressBar) -> Result<Totals> {
 
 fn write_one(
     args: &MakeArgs,
-    pools: &[OnceLock<Pool>],
+    pools: &[BuiltPool],
     scale: f64,
     index: usize,
     totals: &Totals,
@@ -253,13 +256,11 @@ fn write_one(
     let mut random = Random::new(args.seed, index as u64 + 1_000_000);
     let bytes = draw_bytes(args, scale, &mut random);
     let (width, height) = draw_shape(bytes, &mut random);
-    let pool = match pools[width].get() {
-        Some(pool) => pool,
-        None => {
-            let built = Pool::build(args.seed, WIDTHS[width])?;
-            pools[width].get_or_init(|| built)
-        }
-    };
+    // Built by the first who needs it, while others wait; its error goes to each of them.
+    let pool = pools[width]
+        .get_or_init(|| Pool::build(args.seed, WIDTHS[width]).map_err(|error| format!("{error:#}")))
+        .as_ref()
+        .map_err(|error| anyhow::anyhow!("encode the pictures {} wide: {error}", WIDTHS[width]))?;
     let comment = format!("feedline dataset, seed {} image {index}", args.seed);
     let jpeg = pool.splice(&mut random, height, bytes as usize, &comment);
     let path = args.dir.join(name(args, index));

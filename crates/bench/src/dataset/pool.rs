@@ -68,6 +68,9 @@ impl Random {
     }
 }
 
+/// The strips of one encoding, from top to bottom, without their markers.
+type Strips = Vec<Box<[u8]>>;
+
 /// The strips of one width.
 #[derive(Debug)]
 pub(super) struct Pool {
@@ -78,7 +81,7 @@ pub(super) struct Pool {
     /// Where the scan header begins: the comment goes before it.
     scan_at: usize,
     /// By level, variant and row.
-    strips: Vec<Vec<Vec<Box<[u8]>>>>,
+    strips: Vec<Vec<Strips>>,
     /// Mean bytes of a strip, by level; rising.
     level_bytes: Vec<f64>,
     /// Rows of blocks.
@@ -169,11 +172,15 @@ fn encode(seed: u64, stream: u64, width: u16, rows: usize, noise: i32) -> Result
             .collect()
     };
     let across = [wave(width), wave(width), wave(width)];
-    let down = [wave(height), wave(height), wave(height)];
+    let down: Vec<[i32; 3]> = {
+        let [red, green, blue] = [wave(height), wave(height), wave(height)];
+        (0..height).map(|y| [red[y], green[y], blue[y]]).collect()
+    };
     let mut random = Random::new(seed, stream | 1 << 40);
     let mut pixels = Vec::with_capacity(width * height * 3);
-    for y in 0..height {
+    for down in &down {
         let mut bits = 0;
+        let levels: [i32; 3] = down.map(|wave| 128 + wave / 2);
         for x in 0..width {
             if x % 4 == 0 {
                 bits = random.next();
@@ -181,9 +188,8 @@ fn encode(seed: u64, stream: u64, width: u16, rows: usize, noise: i32) -> Result
             // 0 to 65,535 becomes -noise to noise.
             let grain = (((bits & 0xffff) as i32 * (2 * noise + 1)) >> 16) - noise;
             bits >>= 16;
-            for channel in 0..3 {
-                let value = 128 + across[channel][x] + down[channel][y] / 2 + grain;
-                pixels.push(value.clamp(0, 255) as u8);
+            for (level, across) in levels.iter().zip(&across) {
+                pixels.push((level + across[x] + grain).clamp(0, 255) as u8);
             }
         }
     }
@@ -209,7 +215,7 @@ fn segment(jpeg: &[u8], marker: u8) -> Result<usize> {
 }
 
 /// Separates the header (up to and with the scan header) and the strips between the markers.
-fn split(jpeg: &[u8]) -> Result<(Vec<u8>, Vec<Box<[u8]>>)> {
+fn split(jpeg: &[u8]) -> Result<(Vec<u8>, Strips)> {
     let scan = segment(jpeg, 0xda)?;
     let data = scan + 2 + usize::from(u16::from_be_bytes([jpeg[scan + 2], jpeg[scan + 3]]));
     let mut strips = Vec::new();
