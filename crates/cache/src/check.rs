@@ -81,9 +81,7 @@ impl Shared {
         };
         match checked {
             Ok(true) => {
-                if let Some(record) = self.index.lock().get_mut(id) {
-                    record.set_unverified(false);
-                }
+                self.mark_verified(id, &record);
                 Checked::Sound(record.size())
             }
             Ok(false) => {

@@ -298,7 +298,9 @@ impl Shared {
             dir.log(&Entry::Page(PageEntry { id, page, crc }));
         });
         let Added::Whole { crc, unverified } = added else { return Ok(added == Added::Partly) };
-        self.publish_partial(dir, id, &partial, crc, unverified, extent.size)?;
+        // Looked at again: another writer may have made the file longer since.
+        let size = dir.disk.extent(&file)?.size;
+        self.publish_partial(dir, id, &partial, crc, unverified, size)?;
         Ok(true)
     }
 

@@ -19,6 +19,7 @@ use crate::cache::Shared;
 use crate::directory::{Dir, object_path, partial_path};
 use crate::disk::Trouble;
 use crate::index::{Record, State};
+use crate::partial::Partial;
 
 /// Files kept open between reads: the streams of a few hundred readers, well below the usual
 /// limit of 1,024 descriptors.
@@ -29,25 +30,29 @@ const VERIFY_BYTES: usize = 1 << 20;
 
 #[derive(Debug, Default)]
 struct OpenState {
-    files: HashMap<ObjectId, Arc<File>>,
+    files: HashMap<ObjectId, (u64, Arc<File>)>,
     order: VecDeque<ObjectId>,
 }
 
-/// Files that were read lately, open; first in, first out.
+/// Files that were read lately, open; first in, first out. Each is of one serial: that of its
+/// [`Partial`](crate::partial::Partial), or 0 for a complete object. A partial object that is
+/// dropped and begun again is another file, with holes elsewhere.
 #[derive(Debug, Default)]
 pub(crate) struct OpenFiles {
     state: Mutex<OpenState>,
 }
 
 impl OpenFiles {
-    fn get(&self, id: &ObjectId) -> Option<Arc<File>> {
-        self.state.lock().files.get(id).cloned()
+    fn get(&self, id: &ObjectId, serial: u64) -> Option<Arc<File>> {
+        let state = self.state.lock();
+        let (of, file) = state.files.get(id)?;
+        (*of == serial).then(|| file.clone())
     }
 
-    fn put(&self, id: ObjectId, file: Arc<File>) {
+    fn put(&self, id: ObjectId, serial: u64, file: Arc<File>) {
         let mut state = self.state.lock();
-        let mut closed = None;
-        if state.files.insert(id, file).is_none() {
+        let mut closed = state.files.insert(id, (serial, file));
+        if closed.is_none() {
             state.order.push_back(id);
             if state.order.len() > OPEN_FILES_MAX {
                 closed = state.order.pop_front().and_then(|old| state.files.remove(&old));
@@ -99,10 +104,8 @@ impl Shared {
         });
         match checked {
             Ok(Some(file)) => {
-                if record.is_unverified()
-                    && let Some(record) = self.index.lock().get_mut(id)
-                {
-                    record.set_unverified(false);
+                if record.is_unverified() {
+                    self.mark_verified(id, record);
                 }
                 Some(file)
             }
@@ -115,6 +118,21 @@ impl Shared {
                 None
             }
         }
+    }
+
+    /// The file of `record` has been compared with its checksum.
+    pub(crate) fn mark_verified(&self, id: &ObjectId, record: &Record) {
+        if let Some(now) = self.index.lock().get_mut(id)
+            && (now.dir, now.crc, now.state()) == (record.dir, record.crc, State::Complete)
+        {
+            now.set_unverified(false);
+        }
+    }
+
+    /// True if there is a file of the object.
+    fn has_file(&self, id: &ObjectId) -> bool {
+        let has_file = |record: &Record| matches!(record.state(), State::Complete | State::Partial);
+        self.index.lock().get(id).is_some_and(has_file)
     }
 
     /// True if the file's content has the recorded checksum.
@@ -176,11 +194,11 @@ impl Shared {
     }
 
     /// The bytes if they are in memory already, read without waiting for the disk.
-    fn read_hot(&self, dir: &Dir, id: &ObjectId, range: &Range<u64>) -> Option<Bytes> {
+    fn read_hot(&self, dir: &Dir, id: &ObjectId, serial: u64, range: &Range<u64>) -> Option<Bytes> {
         if !self.keep_pages {
             return None;
         }
-        let file = self.open_files.get(id)?;
+        let file = self.open_files.get(id, serial)?;
         let mut buffer = zeroed(range);
         dir.disk.read_hot(&file, &mut buffer, range.start).then(|| buffer.into())
     }
@@ -193,17 +211,21 @@ impl Shared {
         range: Range<u64>,
     ) -> Option<Bytes> {
         if !record.is_unverified()
-            && let Some(bytes) = self.read_hot(self.dir(record.dir), id, &range)
+            && let Some(bytes) = self.read_hot(self.dir(record.dir), id, 0, &range)
         {
             return Some(bytes);
         }
         let (shared, id, size) = (self.clone(), *id, object.version.size);
         let read = self.handle.spawn_blocking(move || {
-            let file = match shared.open_files.get(&id).filter(|_| !record.is_unverified()) {
+            let file = match shared.open_files.get(&id, 0).filter(|_| !record.is_unverified()) {
                 Some(file) => file,
                 None => {
                     let file = Arc::new(shared.open_sound(&id, &record, size)?);
-                    shared.open_files.put(id, file.clone());
+                    shared.open_files.put(id, 0, file.clone());
+                    if !shared.has_file(&id) {
+                        // Removed meanwhile: an open file would keep its space.
+                        shared.open_files.forget(&id);
+                    }
                     file
                 }
             };
@@ -231,38 +253,17 @@ impl Shared {
         let crc_to_verify = partial.present(page)?;
         if crc_to_verify.is_none() {
             self.read_ahead(object, *id, page);
-            if let Some(bytes) = self.read_hot(self.dir(record.dir), id, &range) {
+            if let Some(bytes) = self.read_hot(self.dir(record.dir), id, partial.serial, &range) {
                 return Some(bytes);
             }
         }
         let (shared, id) = (self.clone(), *id);
         let read = self.handle.spawn_blocking(move || {
             let dir = shared.dir(record.dir);
-            let read = || -> io::Result<Option<Bytes>> {
-                let file = match shared.open_files.get(&id) {
-                    Some(file) => file,
-                    None => match dir.disk.open(&partial_path(&id), false) {
-                        // Completed meanwhile: the same file under its final name.
-                        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                            Arc::new(dir.disk.open(&object_path(&id), false)?)
-                        }
-                        opened => Arc::new(opened?),
-                    },
-                };
-                let whole = page_range(page, partial.size);
-                let wanted = if crc_to_verify.is_some() { whole.clone() } else { range.clone() };
-                let mut buffer = zeroed(&wanted);
-                dir.disk.read_at(&file, &mut buffer, wanted.start)?;
-                let Some(crc) = crc_to_verify else { return Ok(Some(buffer.into())) };
-                if crc32c::crc32c(&buffer) != crc {
-                    return Ok(None);
-                }
-                partial.verified(page);
-                let at = |offset: u64| usize::try_from(offset - whole.start).expect("in a page");
-                Ok(Some(Bytes::from(buffer).slice(at(range.start)..at(range.end))))
-            };
-            match read() {
+            match shared.read_page_of(dir, &id, &partial, page, &range, crc_to_verify) {
                 Ok(Some(bytes)) => return Some(bytes),
+                // Dropped, begun anew or completed meanwhile: nothing is wrong with the page.
+                _ if !shared.is_current(&id, &partial) => return None,
                 Ok(None) => {}
                 Err(error) => {
                     if dir.note(&error, shared.now_ms()) == Trouble::Sick {
@@ -275,5 +276,49 @@ impl Shared {
             None
         });
         read.await.ok().flatten()
+    }
+
+    /// True if this is what is known of the object now: its file is the one at the partial path.
+    fn is_current(&self, id: &ObjectId, partial: &Arc<Partial>) -> bool {
+        self.partials.lock().get(id).is_some_and(|now| Arc::ptr_eq(now, partial))
+    }
+
+    /// The bytes of `range` from the page of a partial object; `None` if they are not as recorded
+    /// or not there any more.
+    fn read_page_of(
+        &self,
+        dir: &Dir,
+        id: &ObjectId,
+        partial: &Arc<Partial>,
+        page: u64,
+        range: &Range<u64>,
+        crc_to_verify: Option<u32>,
+    ) -> io::Result<Option<Bytes>> {
+        let file = match self.open_files.get(id, partial.serial) {
+            Some(file) => file,
+            None => {
+                let file = Arc::new(dir.disk.open(&partial_path(id), false)?);
+                // After the open: the path may have come to name a newer file, with other holes.
+                if !self.is_current(id, partial) {
+                    return Ok(None);
+                }
+                self.open_files.put(*id, partial.serial, file.clone());
+                if !self.has_file(id) {
+                    self.open_files.forget(id);
+                }
+                file
+            }
+        };
+        let whole = page_range(page, partial.size);
+        let wanted = if crc_to_verify.is_some() { whole.clone() } else { range.clone() };
+        let mut buffer = zeroed(&wanted);
+        dir.disk.read_at(&file, &mut buffer, wanted.start)?;
+        let Some(crc) = crc_to_verify else { return Ok(Some(buffer.into())) };
+        if crc32c::crc32c(&buffer) != crc {
+            return Ok(None);
+        }
+        partial.verified(page);
+        let at = |offset: u64| usize::try_from(offset - whole.start).expect("in a page");
+        Ok(Some(Bytes::from(buffer).slice(at(range.start)..at(range.end))))
     }
 }

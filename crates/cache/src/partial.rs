@@ -3,8 +3,13 @@
 //! Invariants: a page is present only after its bytes are in the file; the file is published, by
 //! rename, when no page is missing, with the checksum combined from those of the pages.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use feedline_model::page::{page_count, page_range};
 use parking_lot::Mutex;
+
+/// The next serial: of the process, so that nobody has to hand it round.
+static SERIAL: AtomicU64 = AtomicU64::new(1);
 
 /// One page of a partial object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +33,8 @@ struct State {
 pub(crate) struct Partial {
     pub(crate) size: u64,
     pub(crate) dir: u8,
+    /// Tells it from an earlier one of the same object, whose file was another; never 0.
+    pub(crate) serial: u64,
     state: Mutex<State>,
 }
 
@@ -46,7 +53,8 @@ impl Partial {
     pub(crate) fn new(size: u64, dir: u8) -> Self {
         let missing = page_count(size);
         let pages = vec![Page::Missing; usize::try_from(missing).expect("pages fit in memory")];
-        Self { size, dir, state: Mutex::new(State { pages, missing, doomed: false }) }
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        Self { size, dir, serial, state: Mutex::new(State { pages, missing, doomed: false }) }
     }
 
     /// `Some(None)`: present; `Some(Some(crc))`: present if it verifies; `None`: missing.

@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use feedline_model::ObjectIndex as _;
 use feedline_model::page::PAGE_BYTES;
+use feedline_testkit::object_bytes;
+use parking_lot::Mutex;
 
-use super::support::{Bench, QUOTA, config_at, eventually, expect_whole, settled};
+use super::support::{Bench, QUOTA, config_at, eventually, expect_whole, read, settled};
 use crate::disk::{Disk, Extent, RealDisk};
 
 /// A real disk that fails every read, or every write, with the error number set; 0 is sound.
@@ -22,10 +24,18 @@ struct FaultyDisk {
     faults: Arc<Faults>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Faults {
     read: AtomicI32,
     write: AtomicI32,
+    /// Runs once, before the next file is opened for reading.
+    before_open: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl std::fmt::Debug for Faults {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Faults").finish_non_exhaustive()
+    }
 }
 
 fn fail(number: &AtomicI32) -> io::Result<()> {
@@ -40,6 +50,10 @@ impl Disk for FaultyDisk {
         self.real.create(path)
     }
     fn open(&self, path: &str, write: bool) -> io::Result<File> {
+        let before = if write { None } else { self.faults.before_open.lock().take() };
+        if let Some(before) = before {
+            before();
+        }
         self.real.open(path, write)
     }
     fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
@@ -65,6 +79,39 @@ impl Disk for FaultyDisk {
     fn disk_bytes(&self, path: &str) -> u64 {
         self.real.disk_bytes(path)
     }
+}
+
+/// A cache of one directory on a disk that fails when told.
+fn open_faulty(bench: &Bench) -> (Arc<crate::Cache>, Arc<Faults>) {
+    let faults = Arc::new(Faults::default());
+    let disk_of = |_: usize, root: OwnedFd| -> Arc<dyn Disk> {
+        Arc::new(FaultyDisk { real: RealDisk::new(root, true), faults: faults.clone() })
+    };
+    (bench.open_on(bench.config(QUOTA), &disk_of), faults)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_object_begun_anew_under_a_reader_shows_it_no_hole() {
+    let bench = Bench::new();
+    let (cache, faults) = open_faulty(&bench);
+    let object = bench.source.insert_seeded("big", 3, 3 * PAGE_BYTES);
+    read(&cache, &object, 0..10).await;
+    settled(&cache).await;
+    // Between the reader's look at the pages and its open, the object goes and another page comes.
+    let (other, again) = (cache.clone(), object.clone());
+    *faults.before_open.lock() = Some(Box::new(move || {
+        tokio::runtime::Handle::current().block_on(async move {
+            assert_eq!(other.free(vec![again.id()], false).await.objects, 1);
+            read(&other, &again, PAGE_BYTES..PAGE_BYTES + 10).await;
+            settled(&other).await;
+        });
+    }));
+    let bytes = read(&cache, &object, 0..10).await;
+    assert_eq!(bytes, object_bytes(3, 3 * PAGE_BYTES).slice(0..10));
+    assert!(faults.before_open.lock().is_none());
+    settled(&cache).await;
+    assert_eq!(cache.stats().corrupt(), 0);
+    expect_whole(&cache, &object, 3).await;
 }
 
 fn two_dirs(bench: &Bench) -> crate::CacheConfig {
