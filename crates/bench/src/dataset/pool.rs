@@ -18,14 +18,14 @@ use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 
 /// Pixels in a row of blocks: 4:2:0 subsampling makes blocks of 16 x 16.
 pub(super) const ROW_PIXELS: usize = 16;
-/// Strengths of pixel noise, from a clear sky to gravel. With quality 90 they span 0.05 to more than
-/// 1 byte a pixel, around the 0.6 that ImageNet has.
+/// Strengths of pixel noise, found by trial: with quality 90 sizes from 20 to 400 KB are met.
 const LEVELS: [i32; 8] = [1, 6, 12, 20, 32, 48, 72, 104];
-/// Encodings of each row and level. Two thirds of all images differ already in their first row.
+/// Encodings of each row and level: enough that images of 20 rows hardly repeat; the comment in each
+/// file makes it distinct in any case.
 const VARIANTS: usize = 3;
 /// What most cameras write.
 const QUALITY: u8 = 90;
-/// Widths that images have. 500 is by far the most common in ImageNet.
+/// Widths that images have. A guess around the usual 500.
 pub(super) const WIDTHS: [u16; 8] = [256, 320, 375, 400, 500, 640, 800, 1024];
 
 /// SplitMix64: tiny, and its stream is fixed for good, unlike that of a library's generator.
