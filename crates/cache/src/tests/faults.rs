@@ -3,8 +3,6 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
@@ -14,7 +12,7 @@ use feedline_model::page::PAGE_BYTES;
 use feedline_testkit::object_bytes;
 use parking_lot::Mutex;
 
-use super::support::{Bench, QUOTA, config_at, eventually, expect_whole, read, settled};
+use super::support::{Bench, QUOTA, SmallDisk, config_at, eventually, expect_whole, read, settled};
 use crate::disk::{Disk, Extent, RealDisk};
 
 /// A real disk that fails every read, or every write, with the error number set; 0 is sound.
@@ -154,35 +152,6 @@ async fn a_sick_directory_is_set_aside_and_the_other_goes_on() {
         settled(&cache).await;
         assert!(objects.iter().all(|object| cache.open(object).is_some()));
     }
-}
-
-/// A small ext4 in a file, mounted; unmounted when dropped.
-struct SmallDisk {
-    mountpoint: PathBuf,
-}
-
-impl SmallDisk {
-    fn new(root: &Path, mib: u64) -> Self {
-        let image = root.join("image");
-        File::create(&image).unwrap().set_len(mib << 20).unwrap();
-        let mountpoint = root.join("small");
-        std::fs::create_dir(&mountpoint).unwrap();
-        run(Command::new("mkfs.ext4").arg("-q").arg("-m0").arg(&image));
-        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&mountpoint));
-        Self { mountpoint }
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.mountpoint).status();
-    }
-}
-
-fn run(command: &mut Command) {
-    let output = command.output().expect("the program must be installed");
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?} failed (this test needs root): {text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

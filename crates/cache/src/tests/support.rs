@@ -1,7 +1,9 @@
 //! What the cache's tests share: a cache in a temporary directory over a store in memory.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -127,4 +129,39 @@ pub(super) fn copy_as_killed(from: &Path, to: &Path) {
 /// The file of a complete object.
 pub(super) fn file_of(dir: &Path, object: &Object) -> PathBuf {
     dir.join(crate::directory::object_path(&object.id()))
+}
+
+/// A small ext4 in a file, mounted; unmounted when dropped.
+pub(super) struct SmallDisk {
+    pub(super) mountpoint: PathBuf,
+}
+
+impl SmallDisk {
+    pub(super) fn new(root: &Path, mib: u64) -> Self {
+        let image = root.join("image");
+        File::create(&image).unwrap().set_len(mib << 20).unwrap();
+        let mountpoint = root.join("small");
+        std::fs::create_dir(&mountpoint).unwrap();
+        run(Command::new("mkfs.ext4").arg("-q").arg("-m0").arg(&image));
+        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&mountpoint));
+        Self { mountpoint }
+    }
+
+    /// Bytes of data on it, at one moment, files that are unlinked and still open included.
+    pub(super) fn used(&self) -> u64 {
+        let stat = rustix::fs::statvfs(&self.mountpoint).unwrap();
+        (stat.f_blocks - stat.f_bfree) * stat.f_frsize
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.mountpoint).status();
+    }
+}
+
+pub(super) fn run(command: &mut Command) {
+    let output = command.output().expect("the program must be installed");
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?} failed (this test needs root): {text}");
 }
