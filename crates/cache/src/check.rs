@@ -124,6 +124,7 @@ impl Shared {
                 bad += 1;
             }
         }
+        dir.set_stale();
         dir.corrupt.add(bad);
         if bad > 0 { Checked::Corrupt(bytes) } else { Checked::Sound(bytes) }
     }

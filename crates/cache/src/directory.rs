@@ -65,14 +65,48 @@ const BARREN_MS: u64 = 1000;
 const OVERLAYFS: i64 = 0x794c_7630;
 
 /// How the directory was found.
+///
+/// A clean stop syncs nothing: the marker names the boot, and while the machine has not been
+/// rebooted the kernel has every byte that was written, on disk or not. After a reboot the index
+/// is whole (the file system keeps the order of marker and renames, and the index has checksums),
+/// and the content of each object is verified when it is first opened: 50 us for 110 KB, unnoticed
+/// beside reading them from disk. Waiting at the stop for all that is dirty on the file system
+/// took seconds, anybody's dirty data included.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub(crate) enum Found {
     /// New or empty: nothing to load.
     Fresh,
-    /// Stopped in order.
+    /// Stopped in order, in this boot of the machine.
     Clean,
-    /// Anything else.
+    /// Stopped in order, and the machine was rebooted since: the index is believed, the contents
+    /// are not.
+    Rebooted,
+    /// Anything else: besides, there may be files that the index does not know.
     Unclean,
+}
+
+/// What the kernel calls this boot; `None` (no `/proc`) is like no other.
+fn boot_id() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(text.trim().to_owned()).filter(|id| !id.is_empty())
+}
+
+/// Takes the clean marker away and says what it meant. Without a sync: a marker that comes back
+/// after a crash is of another boot.
+fn take_marker(dir: &Path) -> io::Result<Found> {
+    let path = dir.join(CLEAN);
+    let found = match std::fs::read(&path) {
+        Ok(text) if boot_id().is_some_and(|boot| text.trim_ascii() == boot.as_bytes()) => {
+            Found::Clean
+        }
+        // Cut short by a crash just after it was made: as if it was not there.
+        Ok(text) if text.trim_ascii().is_empty() => Found::Unclean,
+        Ok(_) => Found::Rebooted,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Unclean),
+        Err(error) => return Err(error),
+    };
+    std::fs::remove_file(&path)?;
+    Ok(found)
 }
 
 #[derive(Debug)]
@@ -109,6 +143,7 @@ pub(crate) struct Dir {
     fanout_bytes: Vec<AtomicU64>,
     trouble: Mutex<Option<Arc<str>>>,
     is_set_aside: AtomicBool,
+    is_stale: AtomicBool,
     full_until_ms: AtomicU64,
     /// A disk that was full before the quota: the quota that would have fitted.
     shrunk_to: AtomicU64,
@@ -122,7 +157,6 @@ pub(crate) struct Dir {
     pub(crate) evicted: Counter,
     pub(crate) corrupt: Counter,
     pub(crate) warned_not_kept: AtomicBool,
-    root: OwnedFd,
     _lock: File,
 }
 
@@ -172,19 +206,11 @@ impl Dir {
         let fresh = check_identity(dir)?;
         let lock = take_lock(dir)?;
         create_layout(dir).map_err(fail("create its folders"))?;
-        let clean = dir.join(CLEAN);
-        let found = match (fresh, clean.exists()) {
-            (true, _) => Found::Fresh,
-            (false, true) => Found::Clean,
-            (false, false) => Found::Unclean,
-        };
-        if found == Found::Clean {
-            std::fs::remove_file(&clean).map_err(fail("remove its clean marker"))?;
-            rustix::fs::fsync(&root).map_err(|e| fail("sync it")(e.into()))?;
-        }
+        let found = take_marker(dir).map_err(fail("read its clean marker"))?;
+        let found = if fresh { Found::Fresh } else { found };
         let disk_root = rustix::io::fcntl_dupfd_cloexec(&root, 0)
             .map_err(|error| fail("open it")(error.into()))?;
-        Ok(Self::assemble(number, config, disk_of(disk_root), found, root, lock))
+        Ok(Self::assemble(number, config, disk_of(disk_root), found, lock))
     }
 
     fn assemble(
@@ -192,7 +218,6 @@ impl Dir {
         config: &CacheDirConfig,
         disk: Arc<dyn Disk>,
         found: Found,
-        root: OwnedFd,
         lock: File,
     ) -> Self {
         let fanout_bytes: Vec<_> = (0..256)
@@ -220,6 +245,7 @@ impl Dir {
             fanout_bytes,
             trouble: Mutex::default(),
             is_set_aside: AtomicBool::new(false),
+            is_stale: AtomicBool::new(false),
             full_until_ms: AtomicU64::new(0),
             shrunk_to: AtomicU64::new(u64::MAX),
             swept: watch::Sender::new(found != Found::Unclean),
@@ -231,7 +257,6 @@ impl Dir {
             evicted: Counter::default(),
             corrupt: Counter::default(),
             warned_not_kept: AtomicBool::new(false),
-            root,
             _lock: lock,
         }
     }
@@ -317,13 +342,13 @@ impl Dir {
         }
     }
 
-    /// As `flush`, for who holds the journal already.
-    pub(crate) fn append(&self, journal: &mut Journal) -> io::Result<()> {
-        let Some(file) = &journal.file else { return Ok(()) };
-        let entries = {
+    /// As `flush`, for who holds the journal already. True: nothing is left to write.
+    pub(crate) fn append(&self, journal: &mut Journal) -> io::Result<bool> {
+        let Some(file) = &journal.file else { return Ok(false) };
+        let (entries, grown) = {
             let mut pending = self.pending.lock();
             if pending.is_empty() {
-                return Ok(());
+                return Ok(true);
             }
             let bytes = journal.bytes + pending.len() as u64 + 8;
             let grown = blocks(bytes) - blocks(journal.bytes);
@@ -331,14 +356,19 @@ impl Dir {
                 // Nothing is lost but time after a crash; eviction makes room, the next flush
                 // tries again.
                 self.kick.notify_one();
-                return Ok(());
+                return Ok(false);
             }
-            std::mem::take(&mut *pending)
+            (std::mem::take(&mut *pending), grown)
         };
         let batch = journal::batch(&entries);
-        self.disk.write_at(file, &batch, journal.bytes)?;
+        if let Err(error) = self.disk.write_at(file, &batch, journal.bytes) {
+            // The entries are gone; only a snapshot has them now.
+            self.release(grown);
+            self.set_stale();
+            return Err(error);
+        }
         journal.bytes += batch.len() as u64;
-        Ok(())
+        Ok(true)
     }
 
     /// Drops changes that a snapshot about to be taken will hold.
@@ -430,14 +460,25 @@ impl Dir {
         if self.is_full(now_ms) { "full" } else { "ok" }.to_owned()
     }
 
-    /// Makes all that was written durable and leaves the clean marker.
+    /// Leaves the clean marker.
     pub(crate) fn mark_clean(&self) -> io::Result<()> {
-        rustix::fs::syncfs(&self.root)?;
-        let mut file = self.disk.create(CLEAN)?;
-        file.write_all(b"clean\n")?;
-        file.sync_all()?;
-        rustix::fs::fsync(&self.root)?;
-        Ok(())
+        let Some(boot) = boot_id() else { return Ok(()) };
+        let file = self.disk.create(CLEAN)?;
+        self.disk.write_at(&file, format!("{boot}\n").as_bytes(), 0)
+    }
+
+    /// The index in memory says something that no log entry can: a snapshot is due before a clean
+    /// stop.
+    pub(crate) fn set_stale(&self) {
+        self.is_stale.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn clear_stale(&self) {
+        self.is_stale.store(false, Ordering::Release);
+    }
+
+    pub(crate) fn is_stale(&self) -> bool {
+        self.is_stale.load(Ordering::Acquire)
     }
 }
 

@@ -159,12 +159,10 @@ impl Shared {
         let size = object.version.size;
         let is_small = size <= PAGE_BYTES;
         let partial = self.partials.lock().get(&id).cloned();
-        let placed = match &partial {
-            Some(partial) => {
-                let dir = self.dir(partial.dir);
-                (!dir.is_set_aside() && !dir.is_full(self.now_ms())).then_some(dir)
-            }
-            None => self.place(&id),
+        let placed = match partial.map(|partial| self.dir(partial.dir)) {
+            Some(dir) if !dir.is_set_aside() => (!dir.is_full(self.now_ms())).then_some(dir),
+            // None, or what there is cannot be reached: another directory takes the object.
+            _ => self.place(&id),
         };
         let Some(dir) = placed.cloned() else { return Kept::NoSpace };
         let extra = if is_small { 0 } else { SPARSE_BYTES };
@@ -254,11 +252,24 @@ impl Shared {
         }
         index.put(record);
         dir.log(&Entry::Put(record));
+        let moved_from = self.log_moved(before.as_ref(), &record);
         drop(index);
         self.count_replaced(before.as_ref(), Some(&record));
         drop(stripe);
+        if let Some(other) = moved_from {
+            other.flush();
+        }
         dir.account_fanout(&id);
         Ok(())
+    }
+
+    /// A record that replaces one of another directory is the only one from now on: the other
+    /// directory's log says so, or its copy (or mere wish) comes back with the next start.
+    /// Returns the directory to flush.
+    fn log_moved(&self, before: Option<&Record>, record: &Record) -> Option<&Arc<Dir>> {
+        let other = self.dir(before.filter(|before| before.dir != record.dir)?.dir);
+        other.log(&Entry::Remove(record.id));
+        Some(other)
     }
 
     fn write_page(
@@ -273,7 +284,7 @@ impl Shared {
         let (partial, file) = {
             let _stripe = self.stripe(&id).lock();
             let known = self.partials.lock().get(&id).cloned();
-            match known {
+            match known.filter(|known| known.dir == dir.number) {
                 Some(partial) => (partial, dir.disk.open(&path, true)?),
                 None => {
                     let file = dir.disk.create(&path)?;
@@ -287,7 +298,7 @@ impl Shared {
         let added = partial.add(page, crc, || {
             let mut index = self.index.lock();
             let Some(record) = index.get_mut(&id) else { return };
-            if record.state() != State::Partial {
+            if record.state() != State::Partial || record.dir != dir.number {
                 return;
             }
             let before = record.disk_bytes();
@@ -313,9 +324,17 @@ impl Shared {
         record.set_pinned(before.is_some_and(|before| before.is_pinned()));
         index.put(record);
         dir.log(&Entry::Put(record));
-        self.partials.lock().insert(id, partial.clone());
+        let moved_from = self.log_moved(before.as_ref(), &record);
+        let abandoned = self.partials.lock().insert(id, partial.clone());
         drop(index);
+        // After the index: `Partial::add` takes the two the other way round.
+        if let Some(abandoned) = abandoned {
+            abandoned.doom();
+        }
         self.count_replaced(before.as_ref(), Some(&record));
+        if let Some(other) = moved_from {
+            other.flush();
+        }
         partial
     }
 

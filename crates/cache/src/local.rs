@@ -126,6 +126,7 @@ impl Shared {
             && (now.dir, now.crc, now.state()) == (record.dir, record.crc, State::Complete)
         {
             now.set_unverified(false);
+            self.dir(record.dir).set_stale();
         }
     }
 
@@ -272,6 +273,7 @@ impl Shared {
                 }
             }
             partial.lose(page);
+            dir.set_stale();
             dir.corrupt.add(1);
             None
         });
@@ -318,6 +320,7 @@ impl Shared {
             return Ok(None);
         }
         partial.verified(page);
+        dir.set_stale();
         let at = |offset: u64| usize::try_from(offset - whole.start).expect("in a page");
         Ok(Some(Bytes::from(buffer).slice(at(range.start)..at(range.end))))
     }

@@ -15,7 +15,7 @@ use crate::config::CacheError;
 use crate::directory::{
     Dir, Found, JOURNAL, SNAPSHOT, SNAPSHOT_NEW, blocks, object_path, partial_path,
 };
-use crate::index::{Record, State};
+use crate::index::{Index, Record, State};
 use crate::journal::{self, Entry, PUT_BYTES, PageEntry, SnapshotWriter};
 use crate::partial::Partial;
 
@@ -47,6 +47,63 @@ fn id_of_name(name: &str) -> Option<ObjectId> {
     Some(ObjectId(bytes))
 }
 
+/// What one directory's index says.
+#[derive(Default)]
+struct Loaded {
+    index: Index,
+    partials: HashMap<ObjectId, Arc<Partial>>,
+}
+
+/// Which of two copies to keep: a whole one, a trusted one; pages beat a mere wish.
+fn rank(record: &Record) -> (u8, bool) {
+    let state = match record.state() {
+        State::Free | State::Wished => 0,
+        State::Partial => 1,
+        State::Complete => 2,
+    };
+    (state, !record.is_unverified())
+}
+
+/// Reads snapshot and journal. A journal that is whole goes on; else a snapshot is due.
+fn load_dir(dir: &Dir) -> io::Result<Loaded> {
+    let mut loaded = Loaded::default();
+    if dir.found == Found::Fresh {
+        return Ok(loaded);
+    }
+    let snapshot = read_whole(dir, SNAPSHOT)?.unwrap_or_default();
+    let log = read_whole(dir, JOURNAL)?.unwrap_or_default();
+    let mut journal = dir.journal.lock();
+    journal.snapshot_bytes = blocks(snapshot.len() as u64);
+    dir.account(journal.snapshot_bytes);
+    let Loaded { index, partials } = &mut loaded;
+    index.reserve(snapshot.len() / usize::try_from(PUT_BYTES).expect("33"));
+    let trusted = dir.found == Found::Clean;
+    let mut apply = |entry| apply_entry(index, partials, entry, trusted);
+    let generation = journal::read_snapshot(&snapshot, dir.number, &mut apply);
+    let sound = generation
+        .is_some_and(|generation| journal::replay(&log, generation, dir.number, &mut apply));
+    journal.generation = generation.unwrap_or(0);
+    if sound {
+        journal.file = Some(dir.disk.open(JOURNAL, true)?);
+        journal.bytes = log.len() as u64;
+        dir.account(blocks(journal.bytes));
+    } else {
+        if trusted {
+            // It says clean, yet the index is not whole: trust nothing that was loaded.
+            for slot in 0..index.slots() {
+                if let Some(record) = index.at_mut(slot) {
+                    record.set_unverified(true);
+                }
+            }
+        }
+        dir.swept.send_replace(false);
+    }
+    if !trusted {
+        dir.set_stale();
+    }
+    Ok(loaded)
+}
+
 impl Shared {
     /// Fills the index from all directories.
     pub(crate) fn load(&self) -> Result<(), CacheError> {
@@ -54,9 +111,8 @@ impl Shared {
             let fail = |action: &'static str| {
                 move |error: io::Error| CacheError::Io { dir: dir.path.clone(), action, error }
             };
-            let generation = self.load_dir(dir).map_err(fail("read its index"))?;
-            let mut journal = dir.journal.lock();
-            journal.generation = generation;
+            let loaded = load_dir(dir).map_err(fail("read its index"))?;
+            self.merge(loaded);
         }
         self.account_records();
         for dir in &self.dirs {
@@ -65,39 +121,65 @@ impl Shared {
                 action: "write its index",
                 error,
             };
-            self.write_snapshot(dir).map_err(fail)?;
+            // Else the journal that was there goes on.
+            if dir.journal.lock().file.is_none() {
+                self.write_snapshot(dir).map_err(fail)?;
+            }
+            dir.flush();
         }
         Ok(())
     }
 
-    fn load_dir(&self, dir: &Dir) -> io::Result<u64> {
-        if dir.found == Found::Fresh {
-            return Ok(0);
-        }
-        let snapshot = read_whole(dir, SNAPSHOT)?.unwrap_or_default();
-        let log = read_whole(dir, JOURNAL)?.unwrap_or_default();
-        dir.journal.lock().snapshot_bytes = blocks(snapshot.len() as u64);
-        dir.account(blocks(snapshot.len() as u64));
+    /// Adds what one directory holds. Of an object in two directories the better copy stays.
+    fn merge(&self, loaded: Loaded) {
         let mut index = self.index.lock();
         let mut partials = self.partials.lock();
-        index.reserve(snapshot.len() / usize::try_from(PUT_BYTES).expect("33"));
-        let clean = dir.found == Found::Clean;
-        let mut apply = |entry| apply_entry(&mut index, &mut partials, entry, clean);
-        let generation = journal::read_snapshot(&snapshot, dir.number, &mut apply);
-        let sound = match generation {
-            Some(generation) => journal::replay(&log, generation, dir.number, &mut apply),
-            None => false,
-        };
-        if clean && !sound {
-            // It says clean, yet the index is not whole: trust nothing that was loaded.
-            for slot in 0..index.slots() {
-                if let Some(record) = index.at_mut(slot).filter(|r| r.dir == dir.number) {
-                    record.set_unverified(true);
+        if index.slots() == 0 {
+            *index = loaded.index;
+            *partials = loaded.partials;
+            return;
+        }
+        index.reserve(loaded.index.slots());
+        for record in (0..loaded.index.slots()).filter_map(|slot| loaded.index.at(slot)) {
+            let id = record.id;
+            let other = index.get(&id).copied();
+            let (mut winner, loser) = match other {
+                Some(other) if rank(&other) >= rank(record) => (other, Some(*record)),
+                other => (*record, other),
+            };
+            if let Some(loser) = loser {
+                self.dir(loser.dir).log(&Entry::Remove(id));
+                self.unlink_extra(&loser);
+                if loser.is_pinned() && !winner.is_pinned() {
+                    winner.set_pinned(true);
+                    self.dir(winner.dir).log(&Entry::Put(winner));
                 }
             }
-            dir.swept.send_replace(false);
+            index.put(winner);
+            if winner.dir == record.dir {
+                partials.remove(&id);
+                if let Some(partial) = loaded.partials.get(&id) {
+                    partials.insert(id, partial.clone());
+                }
+            }
         }
-        Ok(generation.unwrap_or(0))
+    }
+
+    /// Removes the file of the copy that is not used; one that stays is accounted for.
+    fn unlink_extra(&self, loser: &Record) {
+        let dir = self.dir(loser.dir);
+        let path = match loser.state() {
+            State::Complete => object_path(&loser.id),
+            State::Partial => partial_path(&loser.id),
+            State::Free | State::Wished => return,
+        };
+        match dir.disk.unlink(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                dir.account(loser.disk_bytes());
+                dir.note(&error, self.now_ms());
+            }
+            _ => {}
+        }
     }
 
     /// Counts records and space per directory once everything is loaded.
@@ -222,11 +304,15 @@ impl Shared {
         };
         let mut journal = dir.journal.lock();
         journal.paused = false;
-        let Some(size) = written? else { return dir.append(&mut journal) };
+        if !matches!(written, Ok(Some(_))) {
+            // What was forgotten for its sake is in no journal.
+            dir.set_stale();
+        }
+        let Some(size) = written? else { return dir.append(&mut journal).map(drop) };
         dir.release(journal.snapshot_bytes);
         journal.snapshot_bytes = size;
-        dir.restart_journal(&mut journal, generation)?;
-        dir.append(&mut journal)
+        dir.restart_journal(&mut journal, generation).inspect_err(|_| dir.set_stale())?;
+        dir.append(&mut journal).map(drop)
     }
 
     /// Returns the bytes on disk of the new snapshot.
@@ -244,6 +330,7 @@ impl Shared {
         {
             let _index = self.index.lock();
             dir.forget_pending();
+            dir.clear_stale();
         }
         let mut slot = 0;
         loop {
@@ -287,14 +374,15 @@ impl Shared {
         }
     }
 
-    /// The end of a clean stop.
+    /// The end of a clean stop: what is not in the journal yet, and the marker. Nothing is synced;
+    /// see [`Found`] for why that is enough.
     pub(crate) fn write_clean(&self) {
         for dir in self.dirs.iter().filter(|dir| !dir.is_set_aside()) {
-            let generation = dir.journal.lock().generation;
-            let done = self.write_snapshot(dir).and_then(|()| {
-                // A snapshot that found no space, or a sweep cut short, leaves no clean end.
-                let renewed = dir.journal.lock().generation > generation;
-                if renewed && *dir.swept.borrow() { dir.mark_clean() } else { Ok(()) }
+            let done = if dir.is_stale() { self.write_snapshot(dir) } else { Ok(()) };
+            let done = done.and_then(|()| {
+                let is_whole = dir.append(&mut dir.journal.lock())? && !dir.is_stale();
+                // An index that found no space, or a sweep cut short, leaves no clean end.
+                if is_whole && *dir.swept.borrow() { dir.mark_clean() } else { Ok(()) }
             });
             if let Err(error) = done {
                 tracing::warn!(dir = %dir.path.display(), %error,
@@ -306,18 +394,22 @@ impl Shared {
 
 /// Brings one entry of the log into the index.
 fn apply_entry(
-    index: &mut crate::index::Index,
+    index: &mut Index,
     partials: &mut HashMap<ObjectId, Arc<Partial>>,
     entry: Entry,
-    clean: bool,
+    trusted: bool,
 ) {
     match entry {
         Entry::Put(mut record) => {
-            record.set_unverified(record.is_unverified() || !clean);
+            record.set_unverified(record.is_unverified() || !trusted);
             match record.state() {
                 State::Partial => {
-                    let partial = Arc::new(Partial::new(record.size(), record.dir));
-                    partials.insert(record.id, partial);
+                    // Known already: only its record has changed, as by a pin.
+                    let new = || Arc::new(Partial::new(record.size(), record.dir));
+                    let known = partials.entry(record.id).or_insert_with(new);
+                    if known.size != record.size() {
+                        *known = new();
+                    }
                 }
                 State::Free => return,
                 State::Wished | State::Complete if !partials.is_empty() => {

@@ -211,3 +211,96 @@ async fn the_scrub_finds_a_flipped_bit_at_its_pace() {
     assert!(!cache.contains(&objects[1].id()));
     expect_whole(&cache, &objects[1], 1).await;
 }
+
+/// Makes the clean marker one of another boot.
+fn reboot(dir: &std::path::Path) {
+    let marker = dir.join("clean");
+    assert!(marker.exists(), "not a clean stop");
+    std::fs::write(marker, "00000000-0000-0000-0000-000000000000\n").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clean_stop_is_trusted_in_its_boot_and_verified_object_by_object_in_the_next() {
+    let bench = Bench::new();
+    let objects = bench.objects(3, 30_000);
+    let big = bench.source.insert_seeded("big", 7, 2 * PAGE_BYTES);
+    let cache = bench.open(QUOTA);
+    for (seed, object) in objects.iter().enumerate() {
+        expect_whole(&cache, object, seed as u64).await;
+    }
+    read(&cache, &big, 0..5).await;
+    cache.close().await;
+    drop(cache);
+    // A crash lost the tail of two files that were never synced.
+    let torn = file_of(&bench.dir(), &objects[0]);
+    let mut bytes = std::fs::read(&torn).unwrap();
+    bytes[20_000..].fill(0);
+    std::fs::write(&torn, &bytes).unwrap();
+    std::fs::write(bench.dir().join(crate::directory::partial_path(&big.id())), b"short").unwrap();
+    for rebooted in [false, true, true] {
+        if rebooted {
+            reboot(&bench.dir());
+        }
+        let cache = bench.open(QUOTA);
+        assert!(objects.iter().all(|object| cache.contains(&object.id())));
+        if rebooted {
+            bench.source.clear_log();
+            for (seed, object) in objects.iter().enumerate() {
+                expect_whole(&cache, object, seed as u64).await;
+            }
+            expect_whole(&cache, &big, 7).await;
+            settled(&cache).await;
+        }
+        cache.close().await;
+    }
+    assert_eq!(bench.source.reads_total(), 0, "repaired the first time: {:?}", bench.source.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_unclean_start_left_unverified_is_not_trusted_after_a_clean_stop() {
+    let bench = Bench::new();
+    let object = bench.objects(1, 30_000).remove(0);
+    let cache = bench.open(QUOTA);
+    expect_whole(&cache, &object, 0).await;
+    settled(&cache).await;
+    let copy = bench.root.path().join("killed");
+    copy_as_killed(&bench.dir(), &copy);
+    std::fs::write(file_of(&copy, &object), vec![1; 30_000]).unwrap();
+    for _ in 0..2 {
+        let cache = bench.open_config(config_at(&copy, QUOTA));
+        eventually("the sweep to end", || *cache.shared.dirs[0].swept.borrow()).await;
+        cache.close().await;
+    }
+    assert!(copy.join("clean").exists());
+    let cache = bench.open_config(config_at(&copy, QUOTA));
+    expect_whole(&cache, &object, 0).await;
+    assert_eq!(cache.stats().corrupt(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_with_nothing_to_say_writes_no_index_and_a_pin_keeps_the_pages() {
+    use std::os::unix::fs::MetadataExt as _;
+    let bench = Bench::new();
+    let big = bench.source.insert_seeded("big", 7, 3 * PAGE_BYTES);
+    let cache = bench.open(QUOTA);
+    read(&cache, &big, 0..5).await;
+    settled(&cache).await;
+    cache.pin(vec![big.id()]).await;
+    cache.close().await;
+    drop(cache);
+    let files = ["index.snapshot", "index.journal"].map(|name| bench.dir().join(name));
+    let look = || {
+        files.each_ref().map(|file| {
+            let meta = std::fs::metadata(file).unwrap();
+            (meta.ino(), meta.mtime_nsec(), meta.len())
+        })
+    };
+    let before = look();
+    for _ in 0..2 {
+        let cache = bench.open(QUOTA);
+        assert_eq!(cache.cached_bytes(&big.id()), PAGE_BYTES);
+        assert!(cache.is_pinned(&big.id()));
+        cache.close().await;
+    }
+    assert_eq!(look(), before);
+}
