@@ -20,12 +20,12 @@ use feedline_model::{
 use futures::StreamExt as _;
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::budget::Budget;
 use crate::config::{CacheConfig, CacheError};
-use crate::directory::{Dir, WRITERS};
+use crate::directory::Dir;
 use crate::disk::{Disk, RealDisk};
 use crate::flight::{Boarding, Flights};
 use crate::index::{Index, State};
@@ -33,6 +33,7 @@ use crate::local::OpenFiles;
 use crate::partial::Partial;
 use crate::readahead::ReadAhead;
 use crate::stats::{CacheStats, Counters, DirStats};
+use crate::writes::Writes;
 
 /// Directories of one cache at most: a record has one byte for the number.
 const DIRS_MAX: usize = 250;
@@ -63,8 +64,7 @@ pub(crate) struct Shared {
     pub(crate) flights: Flights,
     pub(crate) budget: Arc<Budget>,
     pub(crate) linger_bytes: u64,
-    pub(crate) writers: Semaphore,
-    pub(crate) writer_numbers: Mutex<Vec<usize>>,
+    pub(crate) writes: Writes,
     stripes: Vec<Mutex<()>>,
     pub(crate) open_files: OpenFiles,
     pub(crate) readahead: ReadAhead,
@@ -131,8 +131,7 @@ impl Cache {
             flights: Flights::default(),
             budget: Budget::new(buffer_bytes),
             linger_bytes: buffer_bytes / 4,
-            writers: Semaphore::new(WRITERS),
-            writer_numbers: Mutex::new((0..WRITERS).collect()),
+            writes: Writes::default(),
             stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
             open_files: OpenFiles::default(),
             readahead: ReadAhead::default(),

@@ -61,6 +61,9 @@ const FULL_MS: u64 = 30_000;
 /// of records per read would cost more than the read.
 const BARREN_MS: u64 = 1000;
 
+/// Log entries gathered while writers are busy: 500 objects, which a kill would lose.
+const PENDING_BYTES: usize = 16 << 10;
+
 /// `f_type` of overlayfs: its copy-up and rename semantics, and no passthrough on top of it.
 const OVERLAYFS: i64 = 0x794c_7630;
 
@@ -339,6 +342,13 @@ impl Dir {
         }
         if let Err(error) = self.append(&mut journal) {
             self.note(&error, 0);
+        }
+    }
+
+    /// Flushes when enough has gathered that the next batch is worth a `write(2)`.
+    pub(crate) fn flush_if_long(&self) {
+        if self.pending.lock().len() >= PENDING_BYTES {
+            self.flush();
         }
     }
 

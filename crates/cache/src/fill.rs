@@ -4,50 +4,53 @@
 //! final name; a flight leaves the board after that. What cannot be kept is served all the same.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use feedline_model::page::{PAGE_BYTES, page_range};
 use feedline_model::{Object, ObjectId, ReadError};
 
+use crate::budget::Permit;
 use crate::cache::Shared;
 use crate::directory::{Dir, GROWTH_BYTES, blocks, object_path, partial_path, writing_path};
 use crate::disk::Trouble;
-use crate::flight::{Flight, FlightKey};
+use crate::flight::Flight;
 use crate::index::{Record, State, UNIT_BYTES};
 use crate::journal::{Entry, PageEntry};
 use crate::partial::{Added, Partial};
+use crate::writes::{Write, Writer};
 
 /// Space that a page of a sparse file may take beyond its own: extent tree and rounding.
 const SPARSE_BYTES: u64 = 3 * UNIT_BYTES;
 
-/// What became of a page that was to be kept.
-enum Kept {
-    Yes,
-    /// No directory takes it now.
-    NoSpace,
-    /// The write failed; the directory has drawn the consequence.
-    Failed,
-}
-
-/// Takes the flight off the board however its task ends, and lands it if nobody has.
-struct Closing<'a> {
-    shared: &'a Shared,
-    key: FlightKey,
+/// A flight whose bytes may have arrived, until they are on disk or given up.
+pub(crate) struct Landed {
+    /// Weak: what waits in the queue of a runtime that is gone must not keep the cache.
+    shared: Weak<Shared>,
+    object: Object,
+    id: ObjectId,
+    page: u64,
     flight: Arc<Flight>,
-    object: &'a Object,
+    bytes: Bytes,
+    /// Held until the bytes are on disk.
+    permit: Option<Permit>,
+    /// A write has failed already: the directory may have been set aside for another.
+    retried: bool,
     armed: bool,
 }
 
-impl Drop for Closing<'_> {
+/// Takes the flight off the board however it ends, and lands it if nobody has.
+impl Drop for Landed {
     fn drop(&mut self) {
-        if self.armed {
-            self.shared.flights.close(&self.key);
+        if self.armed
+            && let Some(shared) = self.shared.upgrade()
+        {
+            shared.flights.close(&(self.id, self.page));
         }
         if self.flight.is_pending() {
-            self.flight.land(Err(unavailable(self.object, "the fetch was given up")));
+            self.flight.land(Err(unavailable(&self.object, "the fetch was given up")));
         }
     }
 }
@@ -55,6 +58,13 @@ impl Drop for Closing<'_> {
 fn unavailable(object: &Object, cause: &str) -> ReadError {
     let after = Duration::from_secs(1);
     ReadError::Unavailable { location: object.key.clone(), cause: cause.into(), after }
+}
+
+impl Landed {
+    /// True if the page is the whole object.
+    fn is_small(&self) -> bool {
+        self.object.version.size <= PAGE_BYTES
+    }
 }
 
 impl Shared {
@@ -67,15 +77,23 @@ impl Shared {
         flight: Arc<Flight>,
     ) {
         let shared = self.clone();
-        let task = async move { shared.fly(&object, id, page, flight).await };
-        self.tasks.spawn_on(task, &self.handle);
+        let landed = Landed {
+            shared: Arc::downgrade(self),
+            object,
+            id,
+            page,
+            flight,
+            bytes: Bytes::new(),
+            permit: None,
+            retried: false,
+            armed: true,
+        };
+        self.tasks.spawn_on(async move { shared.fly(landed).await }, &self.handle);
     }
 
-    async fn fly(self: Arc<Self>, object: &Object, id: ObjectId, page: u64, flight: Arc<Flight>) {
-        let key = (id, page);
-        let mut closing =
-            Closing { shared: &self, key, flight: flight.clone(), object, armed: true };
-        let range = page_range(page, object.version.size);
+    async fn fly(self: Arc<Self>, mut landed: Landed) {
+        let flight = landed.flight.clone();
+        let range = page_range(landed.page, landed.object.version.size);
         let length = range.end - range.start;
         let permit = loop {
             let priority = flight.priority();
@@ -88,36 +106,43 @@ impl Shared {
             }
         };
         self.counters.misses.add(1);
-        let read = self.next.read(object, range, flight.priority()).await;
+        let read = self.next.read(&landed.object, range, flight.priority()).await;
         let bytes = match read {
             Ok(bytes) if bytes.len() as u64 == length => bytes,
             Ok(bytes) => {
                 let cause = format!("{} bytes instead of {length}", bytes.len());
-                flight.land(Err(unavailable(object, &cause)));
+                let error = unavailable(&landed.object, &cause);
+                self.fail(landed, error);
                 return;
             }
             Err(error) => {
-                // Off the board first: who comes after the answer asks again.
-                self.flights.close(&key);
-                closing.armed = false;
-                flight.land(Err(error));
+                self.fail(landed, error);
                 return;
             }
         };
         self.counters.fetched_bytes.add(length);
         flight.land(Ok(bytes.clone()));
-        // Once more after a failed write: the directory may have been set aside for another.
-        for _ in 0..2 {
-            match self.keep(object, id, page, bytes.clone()).await {
-                Kept::Yes => return,
-                Kept::NoSpace => break,
-                Kept::Failed => {}
-            }
-        }
+        landed.bytes = bytes;
+        landed.permit = Some(permit);
+        self.keep(landed).await;
+    }
+
+    /// Off the board first: who comes after the answer asks again.
+    fn fail(&self, mut landed: Landed, error: ReadError) {
+        self.flights.close(&(landed.id, landed.page));
+        landed.armed = false;
+        landed.flight.land(Err(error));
+    }
+
+    /// What cannot be kept stays for the next reader for a while, if memory allows.
+    fn give_up(&self, mut landed: Landed) {
         self.counters.not_kept.add(1);
-        if !self.budget.has_waiters() && !self.is_closing() {
-            closing.armed = false;
-            self.flights.linger(key, permit, self.linger_bytes);
+        if self.budget.has_waiters() || self.is_closing() {
+            return;
+        }
+        if let Some(permit) = landed.permit.take() {
+            landed.armed = false;
+            self.flights.linger((landed.id, landed.page), permit, self.linger_bytes);
             if self.budget.has_waiters() || *self.stop.borrow() {
                 self.flights.shed();
             }
@@ -148,63 +173,74 @@ impl Shared {
         self.place(id).or_else(|| self.dirs.first()).map(|dir| dir.number)
     }
 
-    /// Writes a page behind.
-    async fn keep(
-        self: &Arc<Self>,
-        object: &Object,
-        id: ObjectId,
-        page: u64,
-        bytes: Bytes,
-    ) -> Kept {
-        let size = object.version.size;
-        let is_small = size <= PAGE_BYTES;
+    /// Makes room for a page and queues it to be written behind.
+    async fn keep(self: Arc<Self>, landed: Landed) {
+        let id = landed.id;
         let partial = self.partials.lock().get(&id).cloned();
         let placed = match partial.map(|partial| self.dir(partial.dir)) {
             Some(dir) if !dir.is_set_aside() => (!dir.is_full(self.now_ms())).then_some(dir),
             // None, or what there is cannot be reached: another directory takes the object.
             _ => self.place(&id),
         };
-        let Some(dir) = placed.cloned() else { return Kept::NoSpace };
-        let extra = if is_small { 0 } else { SPARSE_BYTES };
-        let reserved = blocks(bytes.len() as u64) + GROWTH_BYTES + extra;
+        let Some(dir) = placed.cloned() else { return self.give_up(landed) };
+        let extra = if landed.is_small() { 0 } else { SPARSE_BYTES };
+        let reserved = blocks(landed.bytes.len() as u64) + GROWTH_BYTES + extra;
         if !self.reserve(&dir, reserved).await {
             if !dir.warned_not_kept.swap(true, Ordering::AcqRel) {
                 tracing::warn!(dir = %dir.path.display(), quota_bytes = dir.quota_bytes,
                     "no space can be made (quota too small, or all pinned or in use): \
                      objects are served without being kept");
             }
-            return Kept::NoSpace;
+            return self.give_up(landed);
         }
-        let turn = self.writers.acquire().await.expect("the semaphore is never closed");
-        let writer = self.writer_numbers.lock().pop().expect("as many numbers as turns");
-        let shared = self.clone();
-        let written = self.handle.spawn_blocking(move || {
-            let written = if is_small {
-                shared.write_small(&dir, id, writer, &bytes)
-            } else {
-                shared.write_page(&dir, id, size, page, &bytes)
-            };
-            shared.writer_numbers.lock().push(writer);
+        let started = self.writes.push(Write { dir, reserved, landed });
+        if let Some(writer) = started {
+            let shared = self.clone();
+            self.tasks.spawn_blocking_on(move || shared.write_all(writer), &self.handle);
+        }
+    }
+
+    /// One writer: writes what is queued, until nothing is.
+    fn write_all(self: Arc<Self>, mut writer: Writer) {
+        while let Some(write) = self.writes.pop(&mut writer) {
+            let Write { dir, reserved, mut landed } = write;
+            let kept = self.write(&dir, writer.number(), &landed);
             dir.release(reserved);
-            match written {
-                Ok(kept) => {
-                    dir.flush();
-                    shared.after_write(&dir);
-                    kept
-                }
-                Err(error) => {
-                    let trouble = dir.note(&error, shared.now_ms());
-                    if trouble == Trouble::File && !is_small {
-                        // A partial file that cannot be opened or written is of no use.
-                        shared.remove(&id, |record| record.state() == State::Partial);
-                    }
-                    false
-                }
+            self.after_write(&dir);
+            if self.writes.is_empty() {
+                // Before the flight ends: once all is quiet, all is in the journals.
+                self.dirs.iter().for_each(|dir| dir.flush());
+            } else {
+                dir.flush_if_long();
             }
-        });
-        let kept = written.await.unwrap_or(false);
-        drop(turn);
-        if kept { Kept::Yes } else { Kept::Failed }
+            if kept {
+                continue;
+            }
+            if landed.retried {
+                self.give_up(landed);
+            } else {
+                landed.retried = true;
+                self.tasks.spawn_on(self.clone().keep(landed), &self.handle);
+            }
+        }
+    }
+
+    /// Writes a page. False: the write failed, and the directory has drawn the consequence.
+    fn write(&self, dir: &Dir, writer: usize, landed: &Landed) -> bool {
+        let (id, size) = (landed.id, landed.object.version.size);
+        let written = if landed.is_small() {
+            self.write_small(dir, id, writer, &landed.bytes)
+        } else {
+            self.write_page(dir, id, size, landed.page, &landed.bytes)
+        };
+        written.unwrap_or_else(|error| {
+            let trouble = dir.note(&error, self.now_ms());
+            if trouble == Trouble::File && !landed.is_small() {
+                // A partial file that cannot be opened or written is of no use.
+                self.remove(&id, |record| record.state() == State::Partial);
+            }
+            false
+        })
     }
 
     fn write_small(

@@ -20,7 +20,7 @@
 //!
 //! # Reading order
 //!
-//! [`config`], then `cache` (one read, followed), `flight` and `fill` (a miss), `partial` (large
+//! [`config`], then `cache` (one read, followed), `flight`, `fill` and `writes` (a miss), `partial` (large
 //! objects), `index` and `journal` (what is here), `directory` and `disk` (where), `evict`,
 //! `check`.
 
@@ -40,6 +40,7 @@ mod maintain;
 mod partial;
 mod readahead;
 mod stats;
+mod writes;
 
 #[cfg(test)]
 mod tests;
