@@ -293,8 +293,13 @@ impl NodeAdmin {
                 "/{path} is pinned by /{pinned}: unpin that, then pin what shall stay"
             )));
         }
-        let usage = self.usage(path).await?;
+        let usage = match self.usage(path).await {
+            // Gone from the bucket: the pin goes too, and there is nothing left to let go of.
+            Err(error) if error.kind == "not_found" && self.pins.any_below(path) => None,
+            usage => Some(usage?),
+        };
         self.pins.remove(path).map_err(|error| ApiError::internal(error.to_string()))?;
+        let Some(usage) = usage else { return Ok(Usage::default()) };
         let mut batches = std::pin::pin!(self.objects_below(path).await?);
         while let Some(batch) = batches.next().await {
             let (directory, files) = batch?;

@@ -28,15 +28,18 @@ const LISTS_MAX: usize = 64;
 /// this is a bound against runaway trees, not a budget.
 const DIRECTORIES_MAX: usize = 1_000_000;
 
-/// What `df` shows as size and free: a bucket has no end, and a full one would only raise alarms.
+/// What `df` shows as size and as free: 1 PiB, nothing used. A bucket has no end; what the listings
+/// add up to would be a part of it only, growing while a tree is walked, and a mount that fills up
+/// would raise alarms about nothing. For the same reason no inodes are counted (`df -i` shows `-`).
 const CAPACITY_BYTES: u64 = 1 << 50;
 
-/// A bucket or prefix, open.
+/// A bucket or prefix in the tree; its store is that of its bucket.
 #[derive(Debug)]
 pub(crate) struct MountedStore {
     pub(crate) path: String,
     pub(crate) url: String,
-    pub(crate) store: Arc<Store>,
+    pub(crate) source: SourceId,
+    pub(crate) prefix: String,
 }
 
 /// All links but the mount.
@@ -65,8 +68,8 @@ pub(crate) fn build(
             .iter()
             .map(|mounted| Mounted {
                 tree_path: mounted.path.clone(),
-                lister: Arc::clone(&stores[&mounted.store.source()]) as Arc<dyn Lister>,
-                prefix: mounted.store.prefix().to_owned(),
+                lister: Arc::clone(&stores[&mounted.source]) as Arc<dyn Lister>,
+                prefix: mounted.prefix.clone(),
             })
             .collect(),
         metadata_ttl: config.metadata_ttl,
@@ -132,16 +135,42 @@ pub(crate) fn open_stores(
     tasks: &Handle,
 ) -> Result<Stores, StartError> {
     let mut mounted = Vec::new();
-    let mut stores = HashMap::new();
+    let mut stores: HashMap<SourceId, Arc<Store>> = HashMap::new();
+    let mut first_of: HashMap<SourceId, &MountConfig> = HashMap::new();
     for mount in &config.mounts {
         let settings = store_config(config, mount, environment.clone());
         // Jitter must differ between nodes that start together; it need not be secret.
         let seed = clock.unix_ms() ^ (u64::from(std::process::id()) << 32);
         let store = Store::open(&settings, Arc::clone(clock), tasks.clone(), seed)?;
-        stores.entry(store.source()).or_insert_with(|| Arc::clone(&store));
-        mounted.push(MountedStore { path: mount.path.clone(), url: mount.url.clone(), store });
+        let id = store.source();
+        if let Some(warning) = contradiction(first_of.entry(id).or_insert(mount), mount) {
+            tracing::warn!("{warning}");
+        }
+        stores.entry(id).or_insert_with(|| Arc::clone(&store));
+        let (path, url) = (mount.path.clone(), mount.url.clone());
+        mounted.push(MountedStore { path, url, source: id, prefix: store.prefix().to_owned() });
     }
     Ok((mounted, stores))
+}
+
+/// What to log when two mounts of one bucket are set up differently: a bucket is one store with one
+/// limit, so the first mount decides. (Another endpoint makes it another bucket.)
+fn contradiction(first: &MountConfig, other: &MountConfig) -> Option<String> {
+    let differs = [
+        ("region", first.region != other.region),
+        ("path_style", first.path_style != other.path_style),
+        ("anonymous", first.anonymous != other.anonymous),
+        ("ca_file", first.ca_file != other.ca_file),
+    ];
+    let names: Vec<_> = differs.iter().filter(|(_, differs)| *differs).map(|(n, _)| *n).collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "{} and {} are in one bucket and differ in {}: what the first says holds for both",
+            first.url,
+            other.url,
+            names.join(", ")
+        )
+    })
 }
 
 fn store_config(
@@ -206,5 +235,42 @@ pub(crate) fn state_dir(config: &ResolvedConfig) -> Result<PathBuf, StartError> 
             Err(StartError::CacheDir { dir, source: error })
         }
         _ => Ok(dir),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::config::{Inputs, Merged};
+
+    #[tokio::test]
+    async fn two_prefixes_of_a_bucket_share_one_store_and_say_where_they_disagree() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("feedline.toml");
+        let text = "mountpoint = \"/mnt\"\nendpoint = \"http://127.0.0.1:9\"\n\
+             [[mounts]]\npath = \"a\"\nurl = \"s3://b/one\"\n\
+             [[mounts]]\npath = \"b\"\nurl = \"s3://b/two\"\nanonymous = true\nregion = \"eu\"\n\
+             [[mounts]]\npath = \"c\"\nurl = \"s3://b/one\"\nendpoint = \"http://127.0.0.2:9\"\n";
+        fs::write(&file, text).unwrap();
+        let inputs = Inputs { file: Some(file), ..Inputs::default() };
+        let config = ResolvedConfig::resolve(&Merged::load(&inputs).unwrap()).unwrap();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let environment = Environment::from_pairs([("AWS_ACCESS_KEY_ID", "a")]);
+        let (mounted, stores) =
+            open_stores(&config, &environment, &clock, &Handle::current()).unwrap();
+        assert_eq!(stores.len(), 2, "one a bucket, and another endpoint is another bucket");
+        assert_eq!(mounted[0].source, mounted[1].source);
+        assert_ne!(mounted[0].source, mounted[2].source);
+        assert_eq!(
+            mounted.iter().map(|m| m.prefix.as_str()).collect::<Vec<_>>(),
+            ["one/", "two/", "one/"]
+        );
+        let said = contradiction(&config.mounts[0], &config.mounts[1]).unwrap();
+        assert!(
+            said.contains("s3://b/two") && said.contains("differ in region, anonymous:"),
+            "{said}"
+        );
+        assert_eq!(contradiction(&config.mounts[0], &config.mounts[0]), None);
     }
 }

@@ -23,11 +23,12 @@ mod reach;
 pub mod registry;
 pub mod role;
 mod router;
+mod signals;
 mod status;
 
 pub use feedline_gateway::{Client, ClientError, ItemStream, api};
 /// The object stores, for commands that write to a bucket without a mount.
 pub use feedline_store as store;
 pub use reach::{Reached, Unreached, reach};
-pub use registry::{Registered, locate, log_file, running};
+pub use registry::{Registered, locate, log_file, make_dir, running};
 pub use role::{Node, StartError, StopError};

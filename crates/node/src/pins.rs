@@ -41,6 +41,11 @@ impl Pins {
         paths.iter().find(|pinned| holds(pinned, path)).cloned()
     }
 
+    /// True if `path` or something below it is pinned by itself.
+    pub(crate) fn any_below(&self, path: &str) -> bool {
+        self.paths.lock().iter().any(|pinned| holds(path, pinned))
+    }
+
     /// Adds a path. Those below it are then implied and leave the list.
     pub(crate) fn add(&self, path: &str) -> io::Result<()> {
         self.change(|paths| {
@@ -93,6 +98,8 @@ mod tests {
         assert_eq!(pins.covering("train/a").as_deref(), Some("train/a"));
         assert_eq!(pins.covering("train/ab"), None);
         assert_eq!(pins.covering(""), None);
+        assert!(pins.any_below("train") && pins.any_below("train/a"));
+        assert!(!pins.any_below("train/a/1.jpg") && !pins.any_below("tra"));
         pins.add("train").unwrap();
         assert_eq!(pins.paths(), ["train", "val"], "train/a is implied");
         assert_eq!(Pins::open(file.clone()).unwrap().paths(), ["train", "val"]);

@@ -49,7 +49,8 @@ pub fn reach(config: &ResolvedConfig) -> Vec<Reached> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let environment = Environment::from_process();
     let _within = runtime.enter();
-    let (mounted, _) = match chain::open_stores(config, &environment, &clock, runtime.handle()) {
+    let (mounted, stores) = match chain::open_stores(config, &environment, &clock, runtime.handle())
+    {
         Ok(stores) => stores,
         Err(error) => {
             return all(&|| Unreached {
@@ -60,10 +61,9 @@ pub fn reach(config: &ResolvedConfig) -> Vec<Reached> {
     };
     let mut reached = Vec::new();
     for mount in mounted {
-        let prefix = mount.store.prefix().to_owned();
-        let request = ListRequest { prefix, delimiter: true, token: None };
+        let request = ListRequest { prefix: mount.prefix, delimiter: true, token: None };
         let start = clock.monotonic();
-        let listed = runtime.block_on(mount.store.list(&request));
+        let listed = runtime.block_on(stores[&mount.source].list(&request));
         let took = clock.monotonic().saturating_sub(start);
         let outcome = listed.map(|_| took).map_err(|error: ReadError| Unreached {
             way_out: role::way_out(&error).into(),

@@ -9,6 +9,8 @@
 //!
 //! - A start that fails leaves no mount, socket or file, and the cache marked as cleanly stopped.
 //! - Whoever unmounts, the daemon ends: a daemon without a mount serves nobody.
+//! - A node that ends by signals catches them before anything is mounted: one that comes during the
+//!   start is acted on, and never leaves a mount.
 
 use std::future::Future;
 use std::io;
@@ -22,14 +24,14 @@ use feedline_model::{Clock, ReadError, Tree};
 use feedline_mount::{MountError, Unmount};
 use feedline_store::Environment;
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::admin::{NodeAdmin, State};
 use crate::chain::{self, Chain};
 use crate::clock::SystemClock;
 use crate::config::ResolvedConfig;
 use crate::pins::Pins;
-use crate::registry::{Registration, SOCKET};
+use crate::registry::{self, Registration, SOCKET};
+use crate::signals::{self, Signals};
 
 /// How long the first listing may take when listings of an earlier run are at hand.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
@@ -83,6 +85,14 @@ pub enum StartError {
     /// The system gives no threads.
     #[error("cannot start threads: {0}")]
     Threads(io::Error),
+
+    /// Signals cannot be caught.
+    #[error("cannot catch signals: {0}")]
+    Signals(io::Error),
+
+    /// A signal asked for the end before anything was mounted.
+    #[error("{signal}: nothing is mounted")]
+    Interrupted { signal: &'static str },
 }
 
 /// Why a node did not end as asked.
@@ -108,20 +118,24 @@ struct Running {
     runtime: Runtime,
     admin: Arc<NodeAdmin>,
     ends: Ends,
+    /// Those that were caught at the start.
+    signals: Option<Signals>,
 }
 
 impl Node {
-    /// Starts with this process's environment for credentials. Returns when the mount serves.
+    /// Starts with this process's environment for credentials, and catches SIGTERM and SIGINT from
+    /// before anything is mounted, for [`Node::serve_until_signal`]. Returns when the mount serves.
     /// Blocks; must not be called within a tokio runtime.
     ///
     /// # Errors
     ///
     /// See [`StartError`].
     pub fn start(config: ResolvedConfig) -> Result<Self, StartError> {
-        Self::start_with(config, &Environment::from_process())
+        Self::begin(config, &Environment::from_process(), true)
     }
 
-    /// As [`Node::start`], with credentials from exactly this environment.
+    /// As [`Node::start`], with credentials from exactly this environment, and without catching
+    /// signals: the process may hold several nodes, and does as it likes.
     ///
     /// # Errors
     ///
@@ -129,6 +143,14 @@ impl Node {
     pub fn start_with(
         config: ResolvedConfig,
         environment: &Environment,
+    ) -> Result<Self, StartError> {
+        Self::begin(config, environment, false)
+    }
+
+    fn begin(
+        config: ResolvedConfig,
+        environment: &Environment,
+        catch_signals: bool,
     ) -> Result<Self, StartError> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(config.threads)
@@ -141,13 +163,18 @@ impl Node {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
-        let chain = {
+        let (mut signals, chain) = {
             let _within = runtime.enter();
-            chain::build(&config, environment, &clock, runtime.handle())?
+            let signals = catch_signals.then(Signals::catch).transpose();
+            let signals = signals.map_err(StartError::Signals)?;
+            (signals, chain::build(&config, environment, &clock, runtime.handle())?)
         };
         let config = Arc::new(config);
-        match runtime.block_on(go_live(&config, chain, &clock, runtime.handle())) {
-            Ok((admin, ends)) => Ok(Self { running: Some(Running { runtime, admin, ends }) }),
+        let live = go_live(&config, chain, &clock, runtime.handle(), &mut signals);
+        match runtime.block_on(live) {
+            Ok((admin, ends)) => {
+                Ok(Self { running: Some(Running { runtime, admin, ends, signals }) })
+            }
             Err(error) => {
                 runtime.shutdown_timeout(TASKS_GRACE);
                 Err(error)
@@ -197,10 +224,13 @@ impl Node {
     ///
     /// If the signals cannot be caught, or the mount cannot be taken away.
     pub fn serve_until_signal(mut self) -> Result<(), StopError> {
-        let Some(running) = self.running.take() else { return Ok(()) };
-        let mut signals = {
-            let _within = running.runtime.enter();
-            Signals::new().map_err(StopError::Signals)?
+        let Some(mut running) = self.running.take() else { return Ok(()) };
+        let mut signals = match running.signals.take() {
+            Some(caught) => caught,
+            None => {
+                let _within = running.runtime.enter();
+                Signals::catch().map_err(StopError::Signals)?
+            }
         };
         let admin = Arc::clone(&running.admin);
         running.runtime.block_on(async {
@@ -252,7 +282,7 @@ impl Drop for Node {
 impl Running {
     /// Ends everything, in order; at once when `hurry` completes.
     fn end(self, hurry: impl Future<Output = ()>) -> Result<(), StopError> {
-        let Self { runtime, admin, ends } = self;
+        let Self { runtime, admin, ends, signals: _ } = self;
         let unmounted = runtime.block_on(async {
             tokio::pin!(hurry);
             admin.set_state(State::Stopping);
@@ -324,6 +354,7 @@ async fn go_live(
     chain: Chain,
     clock: &Arc<dyn Clock>,
     tasks: &Handle,
+    signals: &mut Option<Signals>,
 ) -> Result<(Arc<NodeAdmin>, Ends), StartError> {
     let state = chain::state_dir(config);
     let pins = state.and_then(|dir| {
@@ -337,7 +368,7 @@ async fn go_live(
         }
     };
     let admin = Arc::new(NodeAdmin::new(Arc::clone(config), chain, pins, Arc::clone(clock)));
-    let ends = match mount_and_announce(config, &admin, clock, tasks).await {
+    let ends = match mount_and_announce(config, &admin, clock, tasks, signals).await {
         Ok(ends) => ends,
         Err(error) => {
             close(admin.chain()).await;
@@ -354,10 +385,16 @@ async fn mount_and_announce(
     admin: &Arc<NodeAdmin>,
     clock: &Arc<dyn Clock>,
     tasks: &Handle,
+    signals: &mut Option<Signals>,
 ) -> Result<Ends, StartError> {
-    first_listing(admin.chain(), clock).await?;
+    // A bucket that does not answer takes the whole retry budget: too long for a signal to wait.
+    tokio::select! {
+        biased;
+        signal = signals::next_of(signals) => return Err(StartError::Interrupted { signal }),
+        listed = first_listing(admin.chain(), clock) => listed?,
+    }
     let run_dir = |source| StartError::RunDir { dir: config.run_dir.clone(), source };
-    let dir = Registration::prepare(&config.run_dir, &config.mountpoint).map_err(run_dir)?;
+    let dir = registry::make_dir(&config.run_dir, &config.mountpoint).map_err(run_dir)?;
     let served = Arc::clone(admin) as Arc<dyn Admin>;
     let server = Server::start(served, &dir.join(SOCKET), config.metrics_listen, tasks)?;
     let mounted = {
@@ -429,27 +466,5 @@ pub(crate) fn way_out(error: &ReadError) -> &'static str {
         ReadError::Changed { .. } => "try again",
         ReadError::Unavailable { .. } => "check the endpoint and the network",
         ReadError::Rejected { .. } => "check endpoint, region and path_style",
-    }
-}
-
-/// SIGTERM and SIGINT.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
     }
 }

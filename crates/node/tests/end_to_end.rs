@@ -33,7 +33,8 @@ fn an_epoch_costs_one_get_a_file_and_the_next_ones_nothing_also_after_a_restart(
     let status = site.status(&node.client());
     assert_eq!(status.requests["GET"], cold.get, "the status counts what the bucket counts");
     assert_eq!(status.requests["LIST"], cold.list);
-    assert_eq!(status.cache[0].objects, (folders * files) as u64 - empty + 1);
+    let objects = (folders * files) as u64 - empty + 1;
+    site.until("all on disk", || site.status(&node.client()).cache[0].objects == objects);
     assert_eq!(status.namespace.entries, (folders * files + folders + 2) as u64);
     assert_eq!(status.open_mode, "passthrough", "{:?}", status.open_mode_reason);
 
@@ -305,6 +306,36 @@ fn the_admin_api_joins_tree_and_cache() {
     assert_eq!(site.status(&node.client()).cache[0].objects, 0);
     let settings = site.call(node.client().config()).unwrap();
     assert!(!format!("{settings:?}").contains("hunter2"));
+    node.stop().unwrap();
+}
+
+#[test]
+fn a_pin_goes_when_it_is_taken_back_though_its_path_is_gone_from_the_bucket() {
+    let mut site = Site::new(tree(2, 3));
+    site.set("metadata_ttl", "100ms");
+    let node = site.start();
+    let client = node.client();
+    site.call(client.pin(&below("train/n0000"))).unwrap();
+    let gone: Vec<_> = site.content.keys().filter(|key| key.contains("n0000")).cloned().collect();
+    for key in &gone {
+        site.sim.delete_object(BUCKET, key);
+    }
+    site.until("the folder is gone", || site.call(client.stat(&below("train/n0000"))).is_err());
+    let unpinned = site.call(client.unpin(&below("train/n0000"))).unwrap();
+    assert_eq!((unpinned.files, unpinned.pinned_files), (0, 0));
+    // What comes back under the path is not pinned, also not after a restart.
+    for key in &gone {
+        site.sim.put_object(BUCKET, key, &site.content[key]);
+    }
+    node.stop().unwrap();
+    let node = site.start();
+    site.until("the folder is back", || {
+        site.call(node.client().du(&below(""))).unwrap().files == site.content.len() as u64
+    });
+    assert_eq!(site.du(&node.client(), "").pinned_files, 0);
+    // A path that is not there and was never pinned is still an error.
+    let absent = site.call(node.client().unpin(&below("train/x"))).unwrap_err().to_string();
+    assert_eq!(absent, "/train/x: no such file or directory");
     node.stop().unwrap();
 }
 

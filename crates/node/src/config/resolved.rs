@@ -151,7 +151,7 @@ impl ResolvedConfig {
                 Some(Value::Switch(allow)) => allow,
                 _ => rustix::process::geteuid().is_root(),
             },
-            fuse_threads: merged.count("fuse_threads", 0)?,
+            fuse_threads: merged.count("fuse_threads", fuse_threads_default())?,
             max_background: merged.count("max_background", 0)?,
             read_ahead_bytes: merged.count("read_ahead", 0)?,
             threads: merged.count("threads", threads_default())?,
@@ -206,6 +206,7 @@ impl ResolvedConfig {
                     "uid" => self.uid.to_string(),
                     "gid" => self.gid.to_string(),
                     "threads" => self.threads.to_string(),
+                    "fuse_threads" => self.fuse_threads.to_string(),
                     "run_dir" => self.run_dir.display().to_string(),
                     _ => setting.default.to_owned(),
                 };
@@ -256,6 +257,11 @@ fn describe_origin(setting: &table::Setting, origin: &Origin) -> String {
 /// passthrough leaves little to do and each thread costs a stack and an allocator arena.
 fn threads_default() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8)
+}
+
+/// What `mount` measured as best; it alone knows why.
+fn fuse_threads_default() -> usize {
+    feedline_mount::MountConfig::new("/").threads
 }
 
 fn resolve_cache(merged: &Merged, mountpoint: &Path) -> Result<Vec<CacheDir>, ConfigError> {

@@ -53,6 +53,27 @@ fn the_defaults_are_sound_and_within_their_limits() {
 }
 
 #[test]
+fn the_defaults_are_those_of_the_rooms_that_use_them() {
+    let config = flags(&[]).unwrap();
+    let store = feedline_store::StoreConfig::new("s3://b");
+    assert_eq!(config.requests_max, store.requests_in_flight_max);
+    assert_eq!(config.retry_budget, store.retry_budget);
+    assert_eq!(config.request_timeout, store.request_timeout);
+    let cache = feedline_cache::CacheConfig::new(Vec::new());
+    assert_eq!(config.buffer_bytes, cache.buffer_bytes);
+    assert_eq!(config.scrub_bytes_per_s, cache.scrub_bytes_per_s);
+    let mount = feedline_mount::MountConfig::new("/mnt/data");
+    assert_eq!(config.fuse_threads, mount.threads);
+    assert_eq!(config.max_background, mount.max_background);
+    assert_eq!(u64::from(config.read_ahead_bytes), mount.read_ahead_bytes);
+    assert_eq!(
+        (u32::from(config.umask), config.uid, config.gid),
+        (mount.umask, mount.uid, mount.gid)
+    );
+    assert_eq!(config.allow_other, mount.allow_other);
+}
+
+#[test]
 fn the_table_is_small_and_every_row_is_used_and_described() {
     assert!(SETTINGS.len() < 40);
     let config = flags(&[]).unwrap();
