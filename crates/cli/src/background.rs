@@ -6,9 +6,9 @@
 //! daemon down with it.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -43,10 +43,6 @@ enum Report {
 ///
 /// The daemon's own error with its exit code, or that it ended without a word.
 pub(crate) fn launch(args: &[OsString], log: &Path, mountpoint: &Path) -> anyhow::Result<()> {
-    if let Some(dir) = log.parent() {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-        made.with_context(|| format!("cannot make {}", dir.display()))?;
-    }
     // Logs name buckets and keys: for the owner's eyes.
     let log_file = OpenOptions::new()
         .create(true)

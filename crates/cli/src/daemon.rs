@@ -14,7 +14,8 @@ use serde::de::DeserializeOwned;
 use tokio::runtime::Runtime;
 
 use crate::failure::Failure;
-use crate::{mountinfo, settings};
+use crate::mountinfo;
+use crate::settings::RunDir;
 
 /// The file system type of a Feedline mount in mountinfo.
 pub(crate) const FS_TYPE: &str = "fuse.feedline";
@@ -48,8 +49,8 @@ impl Daemon {
     /// # Errors
     ///
     /// If the run directory cannot be read.
-    pub(crate) fn all() -> anyhow::Result<Vec<Self>> {
-        registry::running(&settings::run_dir())?.into_iter().map(Self::new).collect()
+    pub(crate) fn all(run_dir: &Path) -> anyhow::Result<Vec<Self>> {
+        registry::running(run_dir)?.into_iter().map(Self::new).collect()
     }
 
     /// The daemon that serves `path`, and the path relative to its mount.
@@ -57,31 +58,35 @@ impl Daemon {
     /// # Errors
     ///
     /// A not-found failure when no daemon serves it.
-    pub(crate) fn find(path: &str) -> anyhow::Result<(Self, String)> {
+    pub(crate) fn find(run_dir: &RunDir, path: &str) -> anyhow::Result<(Self, String)> {
+        let run_dir = run_dir.path()?;
         if path.contains("://") {
-            return Self::find_url(path);
+            return Self::find_url(&run_dir, path);
         }
         let absolute = absolute(Path::new(path))?;
-        if let Some(found) = Self::find_absolute(&absolute)? {
+        if let Some(found) = Self::find_absolute(&run_dir, &absolute)? {
             return Ok(found);
         }
         // A link may lead into a mount. Resolve what exists of the path, and keep the rest.
         for ancestor in absolute.ancestors() {
             if let Ok(real) = ancestor.canonicalize() {
                 let rest = absolute.strip_prefix(ancestor).unwrap_or(Path::new(""));
-                if let Some(found) = Self::find_absolute(&real.join(rest))? {
+                if let Some(found) = Self::find_absolute(&run_dir, &real.join(rest))? {
                     return Ok(found);
                 }
                 break;
             }
         }
         Err(Failure::not_found(format!("{path} is not in a folder that Feedline has mounted"))
-            .way_out("`feedline status` lists the mounts; `feedline mount SOURCE DIR` makes one")
+            .way_out(
+                "`feedline status` lists the mounts; `feedline mount SOURCE DIR` makes one; \
+                 --run-dir, if the mount was given one",
+            )
             .into())
     }
 
-    fn find_absolute(path: &Path) -> anyhow::Result<Option<(Self, String)>> {
-        let Some((registered, below)) = registry::locate(&settings::run_dir(), path)? else {
+    fn find_absolute(run_dir: &Path, path: &Path) -> anyhow::Result<Option<(Self, String)>> {
+        let Some((registered, below)) = registry::locate(run_dir, path)? else {
             return Ok(None);
         };
         let below = below.to_str().ok_or_else(|| {
@@ -91,9 +96,9 @@ impl Daemon {
     }
 
     /// Asks each daemon what it has mounted; the longest URL that `url` starts with wins.
-    fn find_url(url: &str) -> anyhow::Result<(Self, String)> {
+    fn find_url(run_dir: &Path, url: &str) -> anyhow::Result<(Self, String)> {
         let mut best: Option<(usize, Self, String)> = None;
-        for daemon in Self::all()? {
+        for daemon in Self::all(run_dir)? {
             let Ok(status) = daemon.status() else { continue };
             for source in &status.sources {
                 let Some(below) = below_url(url, &source.url) else { continue };

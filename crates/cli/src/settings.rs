@@ -13,7 +13,8 @@ use crate::daemon::absolute;
 use crate::failure::Failure;
 
 /// The heading of these flags in help.
-const HEADING: &str = "Settings (also FEEDLINE_* variables, or lines of the configuration file)";
+const HEADING: &str =
+    "Settings (also FEEDLINE_* variables, or lines NAME = \"VALUE\" of the configuration file)";
 
 /// What the flags said: settings by name, and the configuration file.
 #[derive(Debug, Clone, Default)]
@@ -31,6 +32,16 @@ impl SettingFlags {
     /// True if a flag gives this setting.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.values.iter().any(|(known, _)| known == name)
+    }
+
+    /// Where to look for daemons, as these flags say: the file they name counts too.
+    pub(crate) fn run_dir(&self) -> RunDir {
+        let flag = self.values.iter().rev().find(|(name, _)| name == "run_dir");
+        let dir = match flag {
+            Some((_, dir)) => Some(dir.into()),
+            None => self.resolve_without_mount().ok().map(|(config, _)| config.run_dir),
+        };
+        RunDir { dir }
     }
 
     /// Everything that was configured, checked.
@@ -79,13 +90,30 @@ impl SettingFlags {
     }
 }
 
-/// Where daemons register: as configured, or, if the configuration makes no sense, as it would be
-/// without one. So `status` and `umount` work whatever is wrong with a file.
-pub(crate) fn run_dir() -> PathBuf {
-    match SettingFlags::default().resolve_without_mount() {
-        Ok((config, _)) => config.run_dir,
-        Err(_) => std::env::var_os("FEEDLINE_RUN_DIR")
-            .map_or_else(feedline_node::paths::run_dir_default, PathBuf::from),
+/// Where to look for daemons.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct RunDir {
+    /// Where daemons registered, if `mount` was given --run-dir [env: FEEDLINE_RUN_DIR]
+    #[arg(long = "run-dir", value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+impl RunDir {
+    /// The flag; else as configured; else, if the configuration makes no sense, as it would be
+    /// without one. So `status` and `umount` work whatever is wrong with a file.
+    ///
+    /// # Errors
+    ///
+    /// If the flag is relative and the working directory is gone.
+    pub(crate) fn path(&self) -> anyhow::Result<PathBuf> {
+        if let Some(dir) = &self.dir {
+            return absolute(dir);
+        }
+        Ok(match SettingFlags::default().resolve_without_mount() {
+            Ok((config, _)) => config.run_dir,
+            Err(_) => std::env::var_os("FEEDLINE_RUN_DIR")
+                .map_or_else(feedline_node::paths::run_dir_default, PathBuf::from),
+        })
     }
 }
 
@@ -120,10 +148,12 @@ fn flag(setting: &Setting) -> Arg {
         "" => String::new(),
         default => format!(" [default: {default}]"),
     };
+    let help = format!("{}{default}", setting.help);
     let arg = Arg::new(setting.name)
         .long(setting.name.replace('_', "-"))
         .value_name(setting.value_name)
-        .help(format!("{}{default}", setting.help))
+        .long_help(format!("{help} [env: {}]", setting.env()))
+        .help(help)
         .help_heading(HEADING)
         .action(ArgAction::Append);
     let choices = setting.choices();
@@ -139,7 +169,7 @@ impl clap::Args for SettingFlags {
         let file = Arg::new("config")
             .long("config")
             .value_name("FILE")
-            .help("Configuration file (TOML) [default: /etc/feedline.toml if it exists]")
+            .help("Configuration file (TOML) [default: /etc/feedline.toml if it exists] [env: FEEDLINE_CONFIG]")
             .help_heading(HEADING)
             .value_parser(clap::value_parser!(PathBuf));
         let settings = SETTINGS.iter().filter(|setting| !setting.positional);

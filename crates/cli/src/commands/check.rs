@@ -8,6 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::daemon::Daemon;
 use crate::failure::{Exit, Outcome};
 use crate::output;
+use crate::settings::RunDir;
 
 /// What to check.
 #[derive(Debug, clap::Args)]
@@ -22,13 +23,15 @@ pub(crate) struct Args {
     /// One JSON object per event: progress, corrupt, done.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    run_dir: RunDir,
     /// A path in a mounted folder, or the s3:// URL of something mounted.
     path: String,
 }
 
 /// Checks; the exit code says whether all was sound.
 pub(crate) fn run(args: &Args) -> Outcome {
-    let (daemon, path) = Daemon::find(&args.path)?;
+    let (daemon, path) = Daemon::find(&args.run_dir, &args.path)?;
     let bar = ProgressBar::with_draw_target(Some(0), draw_target(args.json));
     bar.set_style(
         ProgressStyle::with_template(

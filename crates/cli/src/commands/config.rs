@@ -14,24 +14,23 @@ use crate::settings::SettingFlags;
 #[command(after_help = "Examples:
   feedline config                         what a mount here would use
   feedline config --cache /ssd:500GiB     the same, with that flag
-  feedline config --of /mnt/data          what the daemon of that mount uses
+  feedline config /mnt/data               what the daemon of that mount uses
 
 Flags win over FEEDLINE_* variables, these over the configuration file, and that over defaults.")]
 pub(crate) struct Args {
     /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// Ask the daemon that serves this path instead.
-    #[arg(long, value_name = "PATH")]
-    of: Option<String>,
+    /// A path in a mounted folder: what its daemon uses. Without it, what a mount here would use.
+    path: Option<String>,
     #[command(flatten)]
     settings: SettingFlags,
 }
 
 /// Resolves, or asks, and prints.
 pub(crate) fn run(args: &Args) -> Outcome {
-    let list = match &args.of {
-        Some(path) => Daemon::find(path)?.0.config()?,
+    let list = match &args.path {
+        Some(path) => Daemon::find(&args.settings.run_dir(), path)?.0.config()?,
         None => resolved(&args.settings)?,
     };
     if args.json {

@@ -7,6 +7,7 @@ use feedline_node::api::{LsEntry, PathQuery};
 use crate::daemon::Daemon;
 use crate::failure::Outcome;
 use crate::output;
+use crate::settings::RunDir;
 
 /// What to list.
 #[derive(Debug, clap::Args)]
@@ -27,6 +28,8 @@ pub(crate) struct Args {
     /// One JSON object per line.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    run_dir: RunDir,
     /// A path in a mounted folder, or the s3:// URL of something mounted.
     #[arg(default_value = ".")]
     path: String,
@@ -34,7 +37,7 @@ pub(crate) struct Args {
 
 /// Prints each entry as it arrives.
 pub(crate) fn run(args: &Args) -> Outcome {
-    let (daemon, path) = Daemon::find(&args.path)?;
+    let (daemon, path) = Daemon::find(&args.run_dir, &args.path)?;
     let query = PathQuery { path: path.clone(), recursive: args.recursive, cached: args.cached };
     let mut out = output::stdout();
     daemon.ls(&query, &mut |entry| {

@@ -6,6 +6,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use feedline_node::config::ResolvedConfig;
@@ -35,7 +36,8 @@ In /etc/fstab (with /sbin/mount.fuse.feedline a link to feedline, or feedline in
   s3://bucket/prefix  /mnt/data  fuse.feedline  _netdev,allow_other,cache=/ssd:500GiB  0 0
 
 The command returns when files can be read, or with the daemon's error and exit code. The
-daemon's log is in its run directory; `feedline umount DIR` ends it.
+daemon's log is in its run directory; `feedline umount DIR` ends it. Other commands find the
+daemon there too: after `mount --run-dir`, give them the same --run-dir or FEEDLINE_RUN_DIR.
 Credentials come from the standard chain of the cloud, never from a flag."
 )]
 pub(crate) struct Args {
@@ -82,13 +84,17 @@ pub(crate) fn run(args: &Args, command_line: &[OsString]) -> Outcome {
 
 fn mount(args: &Args, command_line: &[OsString]) -> Outcome {
     let (config, kernel) = configure(args)?;
-    prepare_mountpoint(&config.mountpoint, args.fake)?;
+    prepare_mountpoint(&config, args.fake)?;
     if args.fake {
         return Ok(0);
     }
     if args.foreground || args.detached {
         return serve(config, kernel, args.detached);
     }
+    let run_dir = feedline_node::make_dir(&config.run_dir, &config.mountpoint);
+    run_dir.map_err(|source| {
+        start_failure(&StartError::RunDir { dir: config.run_dir.clone(), source })
+    })?;
     background::launch(command_line, &feedline_node::log_file(&config), &config.mountpoint)?;
     Ok(0)
 }
@@ -127,12 +133,18 @@ fn real_mountpoint(dir: &Path) -> anyhow::Result<PathBuf> {
     Ok(absolute.canonicalize().unwrap_or(absolute))
 }
 
+/// How long a mount may take to show that somebody serves it, before it counts as dead.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
 /// Refuses a mountpoint in use or missing; clears the mount of a dead daemon.
-fn prepare_mountpoint(dir: &Path, fake: bool) -> anyhow::Result<()> {
+fn prepare_mountpoint(config: &ResolvedConfig, fake: bool) -> anyhow::Result<()> {
+    let dir = &config.mountpoint;
     let shown = dir.display();
     if daemon::is_mounted(dir)? {
-        let daemons = Daemon::all()?;
-        if daemons.iter().any(|daemon| daemon.mountpoint == dir && daemon.is_alive()) {
+        let daemons = Daemon::all(&config.run_dir)?;
+        let ours = daemons.iter().any(|daemon| daemon.mountpoint == *dir && daemon.is_alive());
+        // Its daemon may be registered in another run directory: a mount that answers is alive.
+        if ours || answers(dir) {
             return Err(Failure::failed(format!("{shown} is mounted already"))
                 .way_out(format!("`feedline umount {shown}` first, or choose another directory"))
                 .into());
@@ -153,6 +165,16 @@ fn prepare_mountpoint(dir: &Path, fake: bool) -> anyhow::Result<()> {
         }
         Err(error) => Err(Failure::failed(format!("{shown}: {error}")).into()),
     }
+}
+
+/// True if the mount tells its size in time. In a thread, because it may hang.
+fn answers(dir: &Path) -> bool {
+    let (told, answer) = std::sync::mpsc::sync_channel(1);
+    let dir = dir.to_owned();
+    let asked = std::thread::Builder::new().name("probe".to_owned()).spawn(move || {
+        let _ = told.send(rustix::fs::statfs(&dir).is_ok());
+    });
+    asked.is_ok() && answer.recv_timeout(ANSWER_WITHIN).unwrap_or(false)
 }
 
 /// The daemon itself, from start to end.
@@ -198,6 +220,9 @@ fn start_failure(error: &StartError) -> Failure {
         StartError::RunDir { .. } => {
             Failure::failed(error.to_string()).way_out("--run-dir DIR names another")
         }
-        StartError::Server(_) | StartError::Threads(_) => Failure::failed(error.to_string()),
+        StartError::Server(_)
+        | StartError::Threads(_)
+        | StartError::Signals(_)
+        | StartError::Interrupted { .. } => Failure::failed(error.to_string()),
     }
 }

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use crate::daemon::Daemon;
 use crate::failure::Outcome;
 use crate::output::{self, Table};
+use crate::settings::RunDir;
 
 /// What to show.
 #[derive(Debug, clap::Args)]
@@ -14,13 +15,15 @@ pub(crate) struct Args {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    run_dir: RunDir,
     /// A path in a mounted folder, or the s3:// URL of something mounted.
     path: String,
 }
 
 /// Asks and prints.
 pub(crate) fn run(args: &Args) -> Outcome {
-    let (daemon, path) = Daemon::find(&args.path)?;
+    let (daemon, path) = Daemon::find(&args.run_dir, &args.path)?;
     let entry = daemon.stat(path)?;
     if args.json {
         output::json(&entry)?;

@@ -8,6 +8,7 @@ use feedline_node::api::{CacheDirStatus, Status};
 use crate::daemon::Daemon;
 use crate::failure::{Exit, Outcome};
 use crate::output::{self, Table};
+use crate::settings::RunDir;
 
 /// Whose status.
 #[derive(Debug, clap::Args)]
@@ -21,6 +22,8 @@ pub(crate) struct Args {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    run_dir: RunDir,
     /// A path in a mounted folder; without it, every daemon.
     path: Option<String>,
 }
@@ -28,7 +31,7 @@ pub(crate) struct Args {
 /// Asks and prints.
 pub(crate) fn run(args: &Args) -> Outcome {
     if let Some(path) = &args.path {
-        let status = Daemon::find(path)?.0.status()?;
+        let status = Daemon::find(&args.run_dir, path)?.0.status()?;
         if args.json {
             output::json(&status)?;
         } else {
@@ -39,7 +42,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
         return Ok(0);
     }
     let (mut answers, mut silent) = (Vec::new(), Vec::new());
-    for daemon in Daemon::all()? {
+    for daemon in Daemon::all(&args.run_dir.path()?)? {
         match daemon.status() {
             Ok(status) => answers.push(status),
             Err(error) => silent.push((daemon.mountpoint, error)),

@@ -9,6 +9,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::daemon::{self, Daemon};
 use crate::failure::{Failure, Outcome};
+use crate::settings::RunDir;
 use crate::unmount;
 
 /// How long a daemon may take to unmount: it finishes fetches under way and writes its index.
@@ -25,6 +26,8 @@ pub(crate) struct Args {
     /// Even while processes have files open there: they get 10 s to close them.
     #[arg(short, long)]
     lazy: bool,
+    #[command(flatten)]
+    run_dir: RunDir,
     /// The mountpoint.
     dir: PathBuf,
 }
@@ -32,8 +35,8 @@ pub(crate) struct Args {
 /// Unmounts and waits.
 pub(crate) fn run(args: &Args) -> Outcome {
     let mountpoint = mountpoint(&args.dir)?;
-    let Some(daemon) = Daemon::all()?.into_iter().find(|daemon| daemon.mountpoint == mountpoint)
-    else {
+    let daemons = Daemon::all(&args.run_dir.path()?)?;
+    let Some(daemon) = daemons.into_iter().find(|daemon| daemon.mountpoint == mountpoint) else {
         return clear_dead(&mountpoint);
     };
     if !args.lazy {

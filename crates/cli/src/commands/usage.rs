@@ -7,6 +7,7 @@ use feedline_node::api::Usage;
 use crate::daemon::Daemon;
 use crate::failure::Outcome;
 use crate::output::{self, Table};
+use crate::settings::RunDir;
 
 /// A path, and how to print the answer.
 #[derive(Debug, clap::Args)]
@@ -14,6 +15,8 @@ pub(crate) struct Args {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    run_dir: RunDir,
     /// A path in a mounted folder, or the s3:// URL of something mounted.
     path: String,
 }
@@ -33,7 +36,7 @@ pub(crate) enum Verb {
 
 /// Calls and prints.
 pub(crate) fn run(verb: Verb, args: &Args) -> Outcome {
-    let (daemon, path) = Daemon::find(&args.path)?;
+    let (daemon, path) = Daemon::find(&args.run_dir, &args.path)?;
     let usage = match verb {
         Verb::Du => daemon.du(path),
         Verb::Free => daemon.free(path),
