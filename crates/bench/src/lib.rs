@@ -16,6 +16,7 @@ pub mod caches;
 pub mod dataset;
 pub mod facts;
 pub mod files;
+mod interrupt;
 pub mod jpeg;
 pub mod meta;
 pub mod order;

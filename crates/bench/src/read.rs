@@ -159,24 +159,57 @@ pub fn run(args: &ReadArgs) -> Result<ReadResult> {
 ///
 /// The first file that cannot be read, with its path.
 pub fn measure(args: &ReadArgs) -> Result<Vec<Pass>> {
-    let single = std::fs::metadata(&args.path)
-        .with_context(|| format!("stat {}", args.path.display()))?
-        .is_file();
-    ensure!(
-        single || args.access != Access::Random128k,
-        "--access random128k needs a single file, and {} is a folder",
-        args.path.display()
-    );
-    let files = if single { Vec::new() } else { list_tree(&args.path)? };
-    ensure!(single || !files.is_empty(), "{} holds no file", args.path.display());
+    let plan = Plan::new(args)?;
     (0..args.passes.max(1))
-        .map(|pass| {
+        .map(|number| {
             if args.drop_caches {
                 drop_caches()?;
             }
-            if single { one_file(args, pass) } else { folder(args, &files, pass) }
+            plan.pass(number)
         })
         .collect()
+}
+
+/// What is read, listed once: a pass measures reading alone.
+#[derive(Debug)]
+pub struct Plan {
+    args: ReadArgs,
+    /// `None` when the path is one file.
+    files: Option<Vec<PathBuf>>,
+}
+
+impl Plan {
+    /// Lists the folder.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be listed, holds nothing, or the way of reading does not fit.
+    pub fn new(args: &ReadArgs) -> Result<Self> {
+        let path = &args.path;
+        let single =
+            std::fs::metadata(path).with_context(|| format!("stat {}", path.display()))?.is_file();
+        ensure!(
+            single || args.access != Access::Random128k,
+            "--access random128k needs a single file, and {} is a folder",
+            path.display()
+        );
+        let files = if single { None } else { Some(list_tree(path)?) };
+        let holds_any = files.as_ref().is_none_or(|files| !files.is_empty());
+        ensure!(holds_any, "{} holds no file", path.display());
+        Ok(Self { args: args.clone(), files })
+    }
+
+    /// Reads once; equal numbers read in the same order.
+    ///
+    /// # Errors
+    ///
+    /// The first file that cannot be read, with its path; or a signal.
+    pub fn pass(&self, number: usize) -> Result<Pass> {
+        match &self.files {
+            None => one_file(&self.args, number),
+            Some(files) => folder(&self.args, files, number),
+        }
+    }
 }
 
 /// What one reader did.
@@ -234,6 +267,7 @@ fn folder(args: &ReadArgs, files: &[PathBuf], pass: usize) -> Result<Pass> {
         let mut share = Share::default();
         let mut buffer = Vec::new();
         while let Some(&index) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
+            crate::interrupt::check()?;
             let path = &files[index];
             let started = now();
             let bytes = match args.access {
@@ -293,6 +327,7 @@ fn read_in_order(path: &Path) -> io::Result<u64> {
     let mut buffer = vec![0; SEQUENTIAL_READ_BYTES];
     let mut at = 0;
     loop {
+        crate::interrupt::check()?;
         match file.read_at(&mut buffer, at)? {
             0 => return Ok(at),
             read => at += read as u64,
@@ -312,6 +347,7 @@ fn read_at_random(
         usize::try_from(file.metadata()?.len()).map_err(io::Error::other)? / RANDOM_READ_BYTES;
     let mut buffer = vec![0; RANDOM_READ_BYTES];
     for _ in 0..blocks.div_ceil(readers.max(1)) {
+        crate::interrupt::check()?;
         let at = (random.below(blocks) * RANDOM_READ_BYTES) as u64;
         let started = now();
         file.read_exact_at(&mut buffer, at)?;

@@ -1,18 +1,23 @@
-//! What a scenario runs against: a bucket with latency, mounts of it, and what they cost.
+//! What a scenario runs against: a bucket with latency, and mounts of it.
 //!
-//! Everything is driven as a user would: `feedline s3sim`, `feedline mount`, `feedline status`,
-//! `feedline umount`, s3fs. Dropping a value ends the process and takes the mount away, so that an
-//! error or a panic leaves nothing behind.
+//! Everything is driven as a user would: `feedline s3sim`, `feedline mount --foreground`, s3fs. Each
+//! process is a child in a group of its own, so that Ctrl-C reaches only the bench, which then drops
+//! these values: dropping one takes the mount away and ends the process. If the bench itself is
+//! killed, the kernel asks its children to end.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+
+use super::sample::Requests;
 
 /// What the simulated bucket accepts; it checks signatures, not who they belong to.
 const CREDENTIALS: [(&str, &str); 3] = [
@@ -21,6 +26,14 @@ const CREDENTIALS: [(&str, &str); 3] = [
     ("AWS_REGION", "us-east-1"),
 ];
 
+/// Feedline's default `--buffer`, set here by name because the memory target is stated on top of it.
+pub(super) const BUFFER_MIB: u64 = 128;
+
+/// How long a mount may take to serve or to go: a guess far above what healthy ones need.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+/// How often one looks. Nothing is measured meanwhile.
+const POLL: Duration = Duration::from_millis(20);
+
 /// The `feedline` command itself.
 fn feedline() -> Result<Command> {
     let mut command = Command::new(std::env::current_exe().context("find the own program")?);
@@ -28,14 +41,44 @@ fn feedline() -> Result<Command> {
     Ok(command)
 }
 
-/// Runs to the end; an error carries what it wrote to standard error.
-fn finish(mut command: Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("start {command:?}"))?;
-    if !output.status.success() {
-        let why = String::from_utf8_lossy(&output.stderr);
-        bail!("{command:?} ended with {}: {}", output.status, why.trim());
+/// Starts a child that no signal of the terminal reaches and that does not outlive us.
+fn spawn(command: &mut Command) -> Result<Child> {
+    command.stdin(Stdio::null()).process_group(0);
+    #[expect(unsafe_code, reason = "the child must ask for the signal itself")]
+    // SAFETY: prctl is async-signal-safe, and nothing else runs between fork and exec.
+    unsafe {
+        command.pre_exec(|| {
+            rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+            Ok(())
+        });
     }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    command.spawn().with_context(|| format!("start {}", command.get_program().display()))
+}
+
+/// Looks until `done`, for at most [`WAIT_MAX`]; true if it came.
+fn wait_until(mut done: impl FnMut() -> Result<bool>) -> Result<bool> {
+    let started = crate::time::now();
+    while started.elapsed() < WAIT_MAX {
+        if done()? {
+            return Ok(true);
+        }
+        crate::time::sleep(POLL);
+    }
+    Ok(false)
+}
+
+/// Asks it to end, and kills it if it does not.
+fn end_process(child: &mut Child) -> Result<bool> {
+    if let Some(pid) = Pid::from_raw(i32::try_from(child.id())?) {
+        // An error means that it is gone already.
+        let _ = kill_process(pid, Signal::TERM);
+    }
+    let ended = wait_until(|| Ok(child.try_wait()?.is_some()))?;
+    if !ended {
+        child.kill()?;
+        child.wait()?;
+    }
+    Ok(ended)
 }
 
 /// A running `feedline s3sim`.
@@ -49,12 +92,10 @@ pub(super) struct Bucket {
 impl Bucket {
     /// Serves the buckets that are the folders of `root`.
     pub(super) fn start(root: &Path, latency: &str) -> Result<Self> {
-        let mut child = feedline()?
-            .args(["s3sim", "--listen", "127.0.0.1:0", "--latency", latency, "--root"])
-            .arg(root)
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("start feedline s3sim")?;
+        let mut command = feedline()?;
+        command.args(["s3sim", "--listen", "127.0.0.1:0", "--latency", latency, "--root"]);
+        command.arg(root).stdout(Stdio::piped());
+        let mut child = spawn(&mut command)?;
         let output = child.stdout.take().context("output of feedline s3sim")?;
         let mut this = Self { child, url: String::new() };
         for line in BufReader::new(output).lines() {
@@ -79,7 +120,12 @@ impl Bucket {
         let count = |verb: &str| {
             stats[verb].as_u64().with_context(|| format!("no count of {verb} in {stats}"))
         };
-        Ok(Requests { get: count("get")?, head: count("head")?, list: count("list")? })
+        Ok(Requests {
+            get: count("get")?,
+            head: count("head")?,
+            list: count("list")?,
+            other: count("put")? + count("post")? + count("delete")?,
+        })
     }
 }
 
@@ -88,28 +134,6 @@ impl Drop for Bucket {
         // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// Requests to the bucket by verb.
-#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize, serde::Deserialize)]
-pub(super) struct Requests {
-    pub(super) get: u64,
-    pub(super) head: u64,
-    pub(super) list: u64,
-}
-
-impl Requests {
-    pub(super) fn since(self, before: Self) -> Self {
-        Self {
-            get: self.get - before.get,
-            head: self.head - before.head,
-            list: self.list - before.list,
-        }
-    }
-
-    pub(super) fn total(self) -> u64 {
-        self.get + self.head + self.list
     }
 }
 
@@ -122,96 +146,80 @@ pub(super) enum System {
     S3fs,
 }
 
+impl System {
+    /// As tables and JSON name it.
+    pub(super) fn name(self) -> String {
+        match self {
+            Self::Feedline(open) => format!("feedline {open}"),
+            Self::S3fs => "s3fs".to_owned(),
+        }
+    }
+}
+
 /// A mounted bucket.
 #[derive(Debug)]
 pub(super) struct Mount {
-    system: System,
+    pub(super) system: System,
     /// Where it is mounted.
     pub(super) dir: PathBuf,
-    daemon: u32,
-    mounted: bool,
+    /// Holds everything of this mount: mountpoint, cache, log.
+    pub(super) home: PathBuf,
+    daemon: Option<Child>,
 }
 
 impl Mount {
     /// Mounts `bucket` at a folder below `home`, caching below `home` too. The same `home` finds the
     /// cache again.
     pub(super) fn new(system: System, at: &Bucket, bucket: &str, home: &Path) -> Result<Self> {
-        let (dir, cache) = (home.join("mnt"), home.join("cache"));
+        let (dir, cache, log) = (home.join("mnt"), home.join("cache"), home.join("daemon.log"));
         for folder in [&dir, &cache] {
             fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
         }
-        let mut this = Self { system, dir, daemon: 0, mounted: true };
-        this.daemon = match system {
-            System::Feedline(open) => this.feedline(open, at, bucket, &cache)?,
-            System::S3fs => this.s3fs(at, bucket, home, &cache)?,
+        let mut command = match system {
+            System::Feedline(open) => feedline_command(open, at, bucket, &dir, &cache)?,
+            System::S3fs => s3fs_command(at, bucket, home, &cache)?,
         };
+        let file = File::create(&log).with_context(|| format!("create {}", log.display()))?;
+        command.stdout(file.try_clone()?).stderr(file);
+        let child = spawn(&mut command)?;
+        let mut this = Self { system, dir, home: home.to_owned(), daemon: Some(child) };
+        let log = || fs::read_to_string(&log).unwrap_or_default();
+        let served = wait_until(|| {
+            let child = this.daemon.as_mut().context("the daemon just started")?;
+            if let Some(status) = child.try_wait()? {
+                bail!("{} ended with {status}: {}", system.name(), log().trim());
+            }
+            Ok(is_mountpoint(&this.dir))
+        })?;
+        ensure!(served, "{} did not mount within {WAIT_MAX:?}: {}", system.name(), log().trim());
         Ok(this)
     }
 
-    fn feedline(&self, open: &str, at: &Bucket, bucket: &str, cache: &Path) -> Result<u32> {
-        let mut command = feedline()?;
-        command.arg("mount").arg(format!("s3://{bucket}")).arg(&self.dir);
-        command.args(["--endpoint", &at.url, "--metadata-ttl", "1h", "--open", open]);
-        command.arg("--cache").arg(format!("{}:40GiB", cache.display()));
-        // The daemon keeps what it inherits: pipes that outlive the command would never end.
-        command.stdout(Stdio::null());
-        let status = command.status().with_context(|| format!("start {command:?}"))?;
-        anyhow::ensure!(status.success(), "{command:?} ended with {status}");
-        let mut command = feedline()?;
-        command.args(["status", "--json"]);
-        let status: Value = serde_json::from_str(&finish(command)?)?;
-        let pid = daemon_pid(&status, &self.dir.display().to_string());
-        pid.with_context(|| format!("no daemon for {} in {status}", self.dir.display()))
-    }
-
-    fn s3fs(&self, at: &Bucket, bucket: &str, home: &Path, cache: &Path) -> Result<u32> {
-        let password = home.join("passwd-s3fs");
-        fs::write(&password, "bench:bench-secret\n")?;
-        fs::set_permissions(&password, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-        let options = format!(
-            "url={},use_path_request_style,sigv4,passwd_file={},ro,umask=0022,complement_stat,\
-             kernel_cache,max_background=1000,parallel_count=30,multireq_max=30,\
-             max_stat_cache_size=2000000,stat_cache_expire=86400,enable_noobj_cache,listobjectsv2,\
-             attr_timeout=3600,entry_timeout=3600,use_cache={},ensure_diskfree=10240",
-            at.url,
-            password.display(),
-            cache.display()
-        );
-        let mut command = Command::new("s3fs");
-        command.arg(bucket).arg(&self.dir).args(["-f", "-o", &options]);
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().context("start s3fs (apt-get install s3fs)")?;
-        let pid = child.id();
-        // s3fs says nothing when it serves: look until the folder is another file system, at most 10 s.
-        for _ in 0..100 {
-            if is_mountpoint(&self.dir) {
-                return Ok(pid);
-            }
-            crate::time::sleep(Duration::from_millis(100));
-        }
-        bail!("s3fs did not mount {bucket} within 10 s")
-    }
-
-    /// Takes the mount away and waits until it is gone.
+    /// Takes the mount away and waits until its daemon is gone.
     pub(super) fn end(mut self) -> Result<()> {
-        self.mounted = false;
-        match self.system {
-            System::Feedline(_) => {
-                let mut command = feedline()?;
-                command.arg("umount").arg(&self.dir);
-                finish(command).map(drop)
-            }
-            System::S3fs => {
-                let mut command = Command::new("umount");
-                command.arg(&self.dir);
-                finish(command).map(drop)
-            }
-        }
+        let mut child = self.daemon.take().context("a mount has a daemon")?;
+        let ended = end_process(&mut child)?;
+        let clean = ended && !is_mountpoint(&self.dir);
+        detach(&self.dir);
+        let log = fs::read_to_string(self.home.join("daemon.log")).unwrap_or_default();
+        ensure!(clean, "{} did not unmount when asked to end: {}", self.system.name(), log.trim());
+        Ok(())
+    }
+
+    /// The same, and everything that it kept on disk.
+    pub(super) fn discard(self) -> Result<()> {
+        let home = self.home.clone();
+        self.end()?;
+        fs::remove_dir_all(&home).with_context(|| format!("remove {}", home.display()))
+    }
+
+    fn pid(&self) -> u32 {
+        self.daemon.as_ref().map_or(0, Child::id)
     }
 
     /// CPU seconds of the daemon so far.
     pub(super) fn cpu_seconds(&self) -> f64 {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.daemon)).unwrap_or_default();
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
         // Fields 14 and 15; the name in field 2 may hold spaces and ends at the last parenthesis.
         let fields = stat.rsplit(')').next().unwrap_or_default();
         let ticks =
@@ -219,20 +227,57 @@ impl Mount {
         ticks.sum::<f64>() / TICKS_PER_SECOND
     }
 
-    /// The most memory that the daemon ever held, in bytes.
-    pub(super) fn peak_resident_bytes(&self) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.daemon))?;
-        kib_field(&status, "VmHWM:").context("peak memory of the daemon")
+    /// The memory that the daemon holds, and the most that it ever held, in bytes.
+    pub(super) fn resident_bytes(&self) -> Result<(u64, u64)> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let field = |name| kib_field(&status, name).context("memory of the daemon");
+        Ok((field("VmRSS:")?, field("VmHWM:")?))
     }
 }
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        if self.mounted && is_mountpoint(&self.dir) {
-            // After an error: detach at once; the daemon ends when its mount is gone.
-            let _ = Command::new("umount").arg("-l").arg(&self.dir).status();
+        if let Some(child) = &mut self.daemon {
+            // Best effort after an error: readers are gone, so the daemon can go at once.
+            detach(&self.dir);
+            let _ = end_process(child);
         }
+        detach(&self.dir);
     }
+}
+
+fn feedline_command(
+    open: &str,
+    at: &Bucket,
+    bucket: &str,
+    dir: &Path,
+    cache: &Path,
+) -> Result<Command> {
+    let mut command = feedline()?;
+    command.arg("mount").arg(format!("s3://{bucket}")).arg(dir).arg("--foreground");
+    command.args(["--endpoint", &at.url, "--metadata-ttl", "1h", "--open", open]);
+    command.arg("--cache").arg(format!("{}:40GiB", cache.display()));
+    command.arg(format!("--buffer={BUFFER_MIB}MiB"));
+    Ok(command)
+}
+
+/// s3fs with the options that were found best for reading, by trial.
+fn s3fs_command(at: &Bucket, bucket: &str, home: &Path, cache: &Path) -> Result<Command> {
+    let password = home.join("passwd-s3fs");
+    fs::write(&password, "bench:bench-secret\n")?;
+    fs::set_permissions(&password, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    let options = format!(
+        "url={},use_path_request_style,sigv4,passwd_file={},ro,umask=0022,complement_stat,\
+         kernel_cache,max_background=1000,parallel_count=30,multireq_max=30,\
+         max_stat_cache_size=2000000,stat_cache_expire=86400,enable_noobj_cache,listobjectsv2,\
+         attr_timeout=3600,entry_timeout=3600,use_cache={},ensure_diskfree=10240",
+        at.url,
+        password.display(),
+        cache.display()
+    );
+    let mut command = Command::new("s3fs");
+    command.arg(bucket).arg(home.join("mnt")).args(["-f", "-o", &options]);
+    Ok(command)
 }
 
 /// The kernel counts CPU time in hundredths of a second in /proc, on every architecture.
@@ -252,9 +297,9 @@ pub(super) fn kernel_cpu_seconds() -> f64 {
     [2, 5, 6].iter().filter_map(|i| fields.get(*i)).sum::<f64>() / TICKS_PER_SECOND
 }
 
-/// Bytes of file contents in memory.
-pub(super) fn page_cache_bytes() -> Result<u64> {
-    kib_field(&fs::read_to_string("/proc/meminfo")?, "Cached:").context("Cached in /proc/meminfo")
+/// One field of /proc/meminfo in bytes.
+pub(super) fn memory_bytes(name: &'static str) -> Result<u64> {
+    kib_field(&fs::read_to_string("/proc/meminfo")?, name).context(name)
 }
 
 fn kib_field(text: &str, name: &str) -> Option<u64> {
@@ -262,23 +307,26 @@ fn kib_field(text: &str, name: &str) -> Option<u64> {
     line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
-fn is_mountpoint(dir: &Path) -> bool {
+/// Everything mounted below `dir`, innermost first.
+fn mounts_below(dir: &Path) -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let dir = dir.display().to_string();
-    mounts.lines().any(|line| line.split(' ').nth(1) == Some(dir.as_str()))
+    let paths = mounts.lines().filter_map(|line| line.split(' ').nth(1)).map(PathBuf::from);
+    let mut found: Vec<PathBuf> = paths.filter(|path| path.starts_with(dir)).collect();
+    found.reverse();
+    found
 }
 
-/// The pid of the daemon that serves `mountpoint`, wherever the status lists it.
-fn daemon_pid(status: &Value, mountpoint: &str) -> Option<u32> {
-    match status {
-        Value::Array(items) => items.iter().find_map(|item| daemon_pid(item, mountpoint)),
-        Value::Object(fields) => {
-            if fields.get("mountpoint").and_then(Value::as_str) == Some(mountpoint) {
-                return fields.get("pid")?.as_u64()?.try_into().ok();
-            }
-            fields.values().find_map(|value| daemon_pid(value, mountpoint))
+fn is_mountpoint(dir: &Path) -> bool {
+    mounts_below(dir).iter().any(|path| path == dir)
+}
+
+/// Detaches whatever is mounted at or below `dir`.
+pub(super) fn detach(dir: &Path) {
+    for path in mounts_below(dir) {
+        let flags = rustix::mount::UnmountFlags::DETACH;
+        if let Err(error) = rustix::mount::unmount(&path, flags) {
+            eprintln!("cannot unmount {}: {error}", path.display());
         }
-        _ => None,
     }
 }
 
@@ -287,11 +335,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_daemon_of_a_mountpoint_is_found() {
-        let one = serde_json::json!({"pid": 7, "mountpoint": "/mnt/a"});
-        let many = serde_json::json!([one, {"pid": 8, "mountpoint": "/mnt/b"}]);
-        assert_eq!(daemon_pid(&one, "/mnt/a"), Some(7));
-        assert_eq!(daemon_pid(&many, "/mnt/b"), Some(8));
-        assert_eq!(daemon_pid(&many, "/mnt/c"), None);
+    fn a_child_ends_when_asked() {
+        let mut command = Command::new("sleep");
+        let mut child = spawn(command.arg("600")).expect("started");
+        assert!(end_process(&mut child).expect("ended"), "sleep ends when asked");
+    }
+
+    #[test]
+    fn a_path_beside_a_mountpoint_is_none() {
+        assert!(is_mountpoint(Path::new("/proc")));
+        assert!(!is_mountpoint(Path::new("/pro")));
+        assert!(kernel_cpu_seconds() > 0.0);
+        assert!(memory_bytes("MemTotal:").expect("read") > 1 << 20);
     }
 }

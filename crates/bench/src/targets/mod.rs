@@ -1,30 +1,37 @@
 //! `feedline bench targets`: the whole target table in one run on this machine, as ratios.
 //!
-//! Every scenario is measured several times, ours and the yardstick alternating, and the median of
-//! the figures is compared with the target. The bucket is `feedline s3sim` with a cloud's latency.
-//! The data sets and the caches lie below one folder on a real file system, which is the yardstick.
+//! Every row is measured several times, the contestants taking turns, and the median of the figures is
+//! compared with the target. The bucket is `feedline s3sim` with a cloud's latency. The data sets and
+//! the caches lie below one folder on a real file system, which is the yardstick. The data sets stay
+//! for the next run; all else is gone when the command ends, however it ends.
 
+mod data;
+mod groups;
 mod lab;
 mod rows;
+mod sample;
+mod table;
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use indicatif::ProgressBar;
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::{MakeArgs, make};
 use crate::facts::Facts;
 use crate::units::median;
+use data::{Data, FULL, QUICK};
+use groups::{Collector, Lab};
 use lab::Bucket;
-use rows::{Lab, SCENARIOS, Scenario};
-pub use rows::{Sample, Target};
+use rows::Row;
+pub use rows::Target;
+pub use sample::{Contestant, Cost, Requests, Sample};
 
 /// `feedline bench targets`
 #[derive(Debug, Clone, clap::Args)]
 pub struct TargetsArgs {
-    /// Where data sets and caches go; needs 20 GB and a real file system (not tmpfs, not overlayfs)
+    /// Where data sets (kept) and caches (removed) go; needs 20 GB on a real file system
     #[arg(long, default_value = "/var/tmp/feedline-bench", value_name = "DIR")]
     pub dir: PathBuf,
     /// Smaller data and three rounds: shows that everything runs, not how fast
@@ -33,6 +40,9 @@ pub struct TargetsArgs {
     /// Only rows whose name contains this
     #[arg(long, value_name = "ROW")]
     pub only: Option<String>,
+    /// Measurements of each row [default: 5, with --quick 3]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rounds: Option<u32>,
     /// Time to the first byte of the bucket
     #[arg(long, default_value = "25ms")]
     pub latency: String,
@@ -44,16 +54,18 @@ pub struct TargetsArgs {
 /// One line of the result.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RowResult {
-    /// The scenario.
+    /// The row.
     pub name: String,
-    /// What the figure is.
-    pub figure_of: String,
-    /// How much must be reached.
-    pub target: Target,
+    /// What the figure is a multiple of, or its unit.
+    pub unit: String,
+    /// How much must be reached; `None` for a row that only explains another.
+    pub target: Option<Target>,
     /// The median; `None` if it could not be measured.
     pub figure: Option<f64>,
-    /// True if the figure reaches the target.
-    pub met: bool,
+    /// True if the figure reaches the target; `None` without a target.
+    pub met: Option<bool>,
+    /// Who was how fast and what else must be known to read the figure.
+    pub note: String,
     /// Why it could not be measured.
     pub error: Option<String>,
     /// Every measurement.
@@ -63,186 +75,169 @@ pub struct RowResult {
 /// The result of a run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TargetsResult {
-    /// Where it was measured.
+    /// Where it was measured, with the kernel and Feedline's version.
     pub facts: Facts,
     /// First line of `s3fs --version`.
     pub s3fs: String,
     /// True for the small variant: its figures are not comparable.
     pub quick: bool,
+    /// What was read.
+    pub data: Data,
+    /// Time to the first byte of the bucket.
+    pub latency: String,
+    /// Measurements of each row.
+    pub rounds: usize,
+    /// How long all of it took.
+    pub seconds: f64,
     /// The table.
     pub rows: Vec<RowResult>,
 }
-
-/// How large everything is.
-struct Sizes {
-    images: usize,
-    classes: usize,
-    large_bytes: u64,
-    many: usize,
-    s3fs_files: usize,
-    rounds: usize,
-}
-
-const FULL: Sizes = Sizes {
-    images: 20_000,
-    classes: 100,
-    large_bytes: 2 << 30,
-    many: 100_000,
-    s3fs_files: 500,
-    rounds: 5,
-};
-const QUICK: Sizes = Sizes {
-    images: 1_000,
-    classes: 20,
-    large_bytes: 128 << 20,
-    many: 5_000,
-    s3fs_files: 100,
-    rounds: 3,
-};
 
 /// Measures, prints the table, writes the JSON.
 ///
 /// # Errors
 ///
-/// If nothing can be measured at all, or a row could not be (after all others were). A missed target is
-/// a result, not an error.
+/// If nothing can be measured at all, a signal came, or a row could not be measured (after all others
+/// were). A missed target is a result, not an error.
 pub fn run(args: &TargetsArgs) -> Result<TargetsResult> {
-    let scenarios: Vec<&Scenario> = SCENARIOS
-        .iter()
-        .filter(|row| args.only.as_deref().is_none_or(|only| row.name.contains(only)))
-        .collect();
-    if scenarios.is_empty() {
-        let names: Vec<&str> = SCENARIOS.iter().map(|row| row.name).collect();
-        bail!("--only matches no row; there are {}", names.join(", "));
-    }
-    let sizes = if args.quick { QUICK } else { FULL };
+    let rows = chosen(args.only.as_deref())?;
+    crate::interrupt::watch()?;
+    let started = crate::time::now();
     let facts = Facts::collect();
     println!("{}", facts.line());
-    let mut lab = prepare(args, &sizes)?;
-    let mut rows = Vec::new();
-    for scenario in scenarios {
-        let row = measure(&mut lab, scenario, sizes.rounds);
-        println!("{}", line(&row));
-        rows.push(row);
-    }
-    let home = lab.home.clone();
+    let (lab, data) = prepare(args)?;
+    println!("{}", data.line());
+    let results = measure_all(&lab, &rows);
+    let rounds = lab.rounds;
     drop(lab);
-    fs::remove_dir_all(&home).with_context(|| format!("remove {}", home.display()))?;
-    let result = TargetsResult { facts, s3fs: s3fs_version(), quick: args.quick, rows };
-    let path = args.results.join(format!(
-        "targets-{}-{}.json",
-        result.facts.unix_seconds,
-        result.facts.commit.trim_end_matches('+')
-    ));
-    fs::create_dir_all(&args.results)
-        .and_then(|()| fs::write(&path, serde_json::to_string_pretty(&result)? + "\n"))
-        .with_context(|| format!("write {}", path.display()))?;
-    println!("{}", path.display());
+    crate::interrupt::check()?;
+    let result = TargetsResult {
+        facts,
+        s3fs: s3fs_version(),
+        quick: args.quick,
+        data,
+        latency: args.latency.clone(),
+        rounds,
+        seconds: started.elapsed().as_secs_f64(),
+        rows: results,
+    };
+    println!("\n{}", table::whole(&result));
+    let path = write(&args.results, &result)?;
+    println!("{} ({:.0} s)", path.display(), result.seconds);
     let failed = result.rows.iter().filter(|row| row.error.is_some()).count();
-    anyhow::ensure!(failed == 0, "{failed} rows could not be measured");
+    ensure!(failed == 0, "{failed} rows could not be measured");
     Ok(result)
 }
 
-fn measure(lab: &mut Lab, scenario: &Scenario, rounds: usize) -> RowResult {
-    let mut samples = Vec::new();
-    let mut error = None;
-    for round in 0..rounds {
-        match lab.measure(scenario, round) {
-            Ok(sample) => samples.push(sample),
-            Err(cause) => {
-                error = Some(format!("{cause:#}"));
-                break;
-            }
+fn chosen(only: Option<&str>) -> Result<Vec<Row>> {
+    let (chosen, others): (Vec<Row>, Vec<Row>) =
+        rows::rows().into_iter().partition(|row| only.is_none_or(|only| row.name.contains(only)));
+    if chosen.is_empty() {
+        let names: Vec<&str> = others.iter().map(|row| row.name.as_str()).collect();
+        bail!("--only matches no row; there are {}", names.join(", "));
+    }
+    Ok(chosen)
+}
+
+/// Group by group. A group that fails leaves the others to be measured; a signal ends all.
+fn measure_all(lab: &Lab, rows: &[Row]) -> Vec<RowResult> {
+    let mut results: Vec<RowResult> = Vec::new();
+    while let Some(row) = rows.get(results.len()) {
+        if crate::interrupt::is_interrupted() {
+            break;
+        }
+        let done = results.len();
+        let group: Vec<&Row> = rows[done..].iter().take_while(|r| r.group == row.group).collect();
+        let progress = |what: &str| {
+            let (from, to) = (done + 1, done + group.len());
+            eprintln!("[rows {from}-{to} of {}] {}: {what}", rows.len(), names(&group));
+        };
+        let mut collector = Collector { samples: BTreeMap::new(), progress: &progress };
+        let error = lab.measure(row.group, &mut collector).err().map(|error| format!("{error:#}"));
+        for row in &group {
+            let samples = collector.samples.remove(&row.name).unwrap_or_default();
+            let result = summary(row, samples, error.clone());
+            println!("{}", table::line(&result));
+            results.push(result);
         }
     }
+    results
+}
+
+fn names(rows: &[&Row]) -> String {
+    let mut text = rows[0].name.clone();
+    if let [_, .., last] = rows {
+        text = format!("{text} to {}", last.name);
+    }
+    text
+}
+
+fn summary(row: &Row, samples: Vec<Sample>, error: Option<String>) -> RowResult {
     let figures: Vec<f64> = samples.iter().map(|sample| sample.figure).collect();
     let figure = median(&figures).filter(|_| error.is_none());
+    let met = row.target.map(|target| figure.is_some_and(|figure| target.is_met(figure)));
     RowResult {
-        name: scenario.name.to_owned(),
-        figure_of: scenario.figure.to_owned(),
-        target: scenario.target,
+        name: row.name.clone(),
+        unit: row.unit.to_owned(),
+        target: row.target,
         figure,
-        met: figure.is_some_and(|figure| scenario.target.is_met(figure)),
+        met,
+        note: table::note(row, &samples),
         error,
         samples,
     }
 }
 
-fn line(row: &RowResult) -> String {
-    let target = match row.target {
-        Target::AtLeast(least) => format!(">= {least}"),
-        Target::AtMost(most) => format!("<= {most}"),
-    };
-    let verdict = if row.met { "met" } else { "MISSED" };
-    match (&row.figure, &row.error) {
-        (Some(figure), _) => {
-            format!("{:<26} {figure:>9.2} {:<11} {target:>8}  {verdict}", row.name, row.figure_of)
-        }
-        (None, error) => {
-            let why = error.as_deref().unwrap_or("no sample");
-            format!("{:<26} not measured: {why}", row.name)
-        }
-    }
-}
-
-/// Makes the data sets that are not there yet, and starts the bucket.
-fn prepare(args: &TargetsArgs, sizes: &Sizes) -> Result<Lab> {
-    let name = if args.quick { "quick" } else { "full" };
-    let root = args.dir.join(name);
-    let small = root.join("small");
-    let bar: ProgressBar = crate::dataset::progress_bar("images");
-    let made = make(&MakeArgs::new(&small, sizes.images, sizes.classes, 1), &bar)?;
-    bar.finish_and_clear();
-    make_large(&root.join("large"), sizes.large_bytes)?;
-    make_many(&root.join("many"), sizes.many)?;
-    let home = args.dir.join(format!("run-{}", std::process::id()));
+/// Makes the data sets that are not there yet, clears what a killed run left, and starts the bucket.
+fn prepare(args: &TargetsArgs) -> Result<(Lab, Data)> {
+    fs::create_dir_all(&args.dir).with_context(|| format!("create {}", args.dir.display()))?;
+    // Mounts are looked up by the path that the kernel shows.
+    let dir = args.dir.canonicalize().with_context(|| format!("find {}", args.dir.display()))?;
+    clear_leftovers(&dir)?;
+    let (sizes, rounds, name) = if args.quick { (QUICK, 3, "quick") } else { (FULL, 5, "full") };
+    let root = dir.join(name);
+    eprintln!("data sets in {} (made once, kept for the next run) ...", root.display());
+    let data = data::make_all(&root, &sizes)?;
+    let home = dir.join(format!("run-{}", std::process::id()));
     fs::create_dir_all(&home).with_context(|| format!("create {}", home.display()))?;
-    Ok(Lab {
-        bucket: Bucket::start(&root, &args.latency)?,
+    let bucket = Bucket::start(&root, &args.latency);
+    let bucket = bucket.inspect_err(|_| drop(fs::remove_dir(&home)))?;
+    let lab = Lab {
+        bucket,
         root,
         home,
-        files: made.files,
-        folders: sizes.classes as u64,
-        s3fs_files: sizes.s3fs_files,
-        next_home: 0,
-    })
-}
-
-/// One file of noise that no disk compresses.
-fn make_large(folder: &std::path::Path, bytes: u64) -> Result<()> {
-    use std::io::Write;
-    let path = folder.join("large.bin");
-    if fs::metadata(&path).is_ok_and(|found| found.len() == bytes) {
-        return Ok(());
-    }
-    fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
-    let write = || -> std::io::Result<()> {
-        let mut file = std::io::BufWriter::with_capacity(1 << 20, fs::File::create(&path)?);
-        let mut random = crate::dataset::Random::new(1, 2);
-        for _ in 0..bytes / 8 {
-            file.write_all(&random.next().to_le_bytes())?;
-        }
-        file.flush()
+        files: data.files,
+        bytes: data.bytes,
+        folders: data.folders,
+        rounds: args.rounds.map_or(rounds, |rounds| rounds as usize),
     };
-    write().with_context(|| format!("write {}", path.display()))
+    Ok((lab, data))
 }
 
-/// Small files in folders of a thousand, for walks.
-fn make_many(folder: &std::path::Path, files: usize) -> Result<()> {
-    let last =
-        folder.join(format!("d{:03}", (files - 1) / 1_000)).join(format!("{:06}", files - 1));
-    if last.exists() {
-        return Ok(());
-    }
-    for index in 0..files {
-        let parent = folder.join(format!("d{:03}", index / 1_000));
-        if index.is_multiple_of(1_000) {
-            fs::create_dir_all(&parent).with_context(|| format!("create {}", parent.display()))?;
+/// Removes the scratch of runs that were killed; one that still runs is left alone.
+fn clear_leftovers(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let Some(pid) = name.strip_prefix("run-").filter(|pid| pid.parse::<u32>().is_ok()) else {
+            continue;
+        };
+        if !Path::new("/proc").join(pid).exists() {
+            lab::detach(&path);
+            fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
         }
-        let path = parent.join(format!("{index:06}"));
-        fs::write(&path, index.to_string()).with_context(|| format!("write {}", path.display()))?;
     }
     Ok(())
+}
+
+fn write(folder: &Path, result: &TargetsResult) -> Result<PathBuf> {
+    let Facts { unix_seconds, commit, .. } = &result.facts;
+    let kind = if result.quick { "quick" } else { "targets" };
+    let path = folder.join(format!("{kind}-{unix_seconds}-{}.json", commit.trim_end_matches('+')));
+    fs::create_dir_all(folder)
+        .and_then(|()| fs::write(&path, serde_json::to_string_pretty(result)? + "\n"))
+        .with_context(|| format!("write {}", path.display()))?;
+    Ok(path)
 }
 
 fn s3fs_version() -> String {
@@ -253,4 +248,42 @@ fn s3fs_version() -> String {
             String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned()
         },
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_takes_a_part_of_a_name_and_says_which_there_are() {
+        assert_eq!(chosen(Some("walk")).expect("two rows").len(), 2);
+        let error = chosen(Some("nothing")).expect_err("no row").to_string();
+        assert!(error.contains("hot-passthrough") && error.contains("walk-first"), "{error}");
+    }
+
+    #[test]
+    fn scratch_of_a_killed_run_is_removed_and_that_of_a_living_one_is_not() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let own = dir.path().join(format!("run-{}", std::process::id()));
+        // Above the kernel's greatest pid.
+        let dead = dir.path().join("run-4194305");
+        for folder in [&own, &dead, &dir.path().join("full"), &dir.path().join("run-of-mine")] {
+            fs::create_dir_all(folder.join("cache")).expect("created");
+        }
+        clear_leftovers(dir.path()).expect("cleared");
+        assert!(own.exists() && !dead.exists());
+        assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 3);
+    }
+
+    #[test]
+    fn the_figure_is_the_median_and_an_error_leaves_none() {
+        let row = chosen(Some("hot-passthrough")).expect("one row").remove(0);
+        let sample = |figure| Sample { figure, contestants: Vec::new() };
+        let samples = vec![sample(0.4), sample(0.9), sample(0.6)];
+        let done = summary(&row, samples.clone(), None);
+        assert_eq!((done.figure, done.met), (Some(0.6), Some(true)));
+        let failed = summary(&row, samples, Some("no disk".to_owned()));
+        assert_eq!((failed.figure, failed.met), (None, Some(false)));
+        assert!(table::line(&failed).contains("no disk"));
+    }
 }
