@@ -193,17 +193,20 @@ impl Dir {
             let (quota_bytes, min) = (config.quota_bytes, QUOTA_BYTES_MIN);
             return Err(CacheError::QuotaTooSmall { dir: dir.clone(), quota_bytes, min });
         }
-        match std::fs::create_dir(dir) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(fail("create it")(error));
-            }
-            _ => {}
-        }
+        let created = match std::fs::create_dir(dir) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+            Err(error) => return Err(fail("create it")(error)),
+        };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(dir, flags, Mode::empty())
             .map_err(|error| fail("open it")(error.into()))?;
         let kind = rustix::fs::fstatfs(&root).map_err(|e| fail("look at it")(e.into()))?;
         if kind.f_type == OVERLAYFS {
+            if created {
+                // Best effort: nothing is left of what was refused.
+                let _ = std::fs::remove_dir(dir);
+            }
             return Err(CacheError::FileSystem { dir: dir.clone(), kind: "overlayfs" });
         }
         let fresh = check_identity(dir)?;

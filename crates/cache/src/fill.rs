@@ -320,9 +320,15 @@ impl Shared {
         let (partial, file) = {
             let _stripe = self.stripe(&id).lock();
             let known = self.partials.lock().get(&id).cloned();
-            match known.filter(|known| known.dir == dir.number) {
-                Some(partial) => (partial, dir.disk.open(&path, true)?),
-                None => {
+            match known {
+                // Begun meanwhile where placement sent it a moment ago: the next try goes there.
+                Some(known) if known.dir != dir.number && !self.dir(known.dir).is_set_aside() => {
+                    return Ok(false);
+                }
+                Some(partial) if partial.dir == dir.number => {
+                    (partial, dir.disk.open(&path, true)?)
+                }
+                _ => {
                     let file = dir.disk.create(&path)?;
                     (self.enter_partial(dir, id, size), file)
                 }

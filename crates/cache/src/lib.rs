@@ -14,7 +14,11 @@
 //!
 //! # Deliberately absent
 //!
-//! - No fsync per object: what a crash may have torn is verified before it is served.
+//! - No fsync per object, and no sync at a stop: what a crash or a reboot may have torn is verified
+//!   before it is served (see `directory::Found`).
+//! - No empty objects: they have no page, so a read of one is answered here without the store, and
+//!   none has a file or a record. `open` says `None` and `contains` false for them; whoever asks
+//!   "how much is cached" counts an object of size 0 as here.
 //! - No names: the cache knows ids of versions, never paths or keys (except to ask the next link).
 //! - No clock, no randomness of its own.
 //!

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
@@ -12,7 +14,9 @@ use feedline_model::page::PAGE_BYTES;
 use feedline_testkit::object_bytes;
 use parking_lot::Mutex;
 
-use super::support::{Bench, QUOTA, SmallDisk, config_at, eventually, expect_whole, read, settled};
+use super::support::{
+    Bench, QUOTA, SmallDisk, config_at, du, eventually, expect_whole, read, run, settled,
+};
 use crate::disk::{Disk, Extent, RealDisk};
 
 /// A real disk that fails every read, or every write, with the error number set; 0 is sound.
@@ -177,4 +181,130 @@ async fn a_full_disk_stops_filling_for_a_while_and_reads_go_on() {
     eventually("filling to go on", || cache.contains(&new.id())).await;
     cache.close().await;
     drop(cache);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_set_aside_comes_back_with_the_next_start_and_one_copy_stays() {
+    let bench = Bench::new();
+    let faults = Arc::new(Faults::default());
+    let disk_of = |number: usize, root: OwnedFd| -> Arc<dyn Disk> {
+        let faults = if number == 0 { faults.clone() } else { Arc::default() };
+        Arc::new(FaultyDisk { real: RealDisk::new(root, true), faults })
+    };
+    let config = two_dirs(&bench);
+    let cache = bench.open_on(config.clone(), &disk_of);
+    let objects = bench.objects(40, 20_000);
+    let big = bench.source.insert_seeded("big", 3, 3 * PAGE_BYTES);
+    for (seed, object) in objects.iter().enumerate() {
+        expect_whole(&cache, object, seed as u64).await;
+    }
+    read(&cache, &big, 0..5).await;
+    settled(&cache).await;
+    let first = cache.stats().dirs[0].objects;
+    assert!(first > 0);
+    for fault in [&faults.read, &faults.write] {
+        fault.store(rustix::io::Errno::ROFS.raw_os_error(), Ordering::SeqCst);
+    }
+    // Everything is fetched again and kept in the other directory, also what was half here.
+    for _ in 0..2 {
+        for (seed, object) in objects.iter().enumerate() {
+            expect_whole(&cache, object, seed as u64).await;
+        }
+        expect_whole(&cache, &big, 3).await;
+        settled(&cache).await;
+    }
+    let stats = cache.stats();
+    assert!(stats.dirs[0].state.contains("Read-only"), "{stats:?}");
+    assert_eq!(stats.dirs[1].objects, 41, "{stats:?}");
+    cache.close().await;
+    assert!(!config.dirs[0].dir.join("clean").exists());
+    assert!(config.dirs[1].dir.join("clean").exists());
+    drop(cache);
+    bench.source.clear_log();
+    let cache = bench.open_config(config.clone());
+    eventually("the sweep to end", || *cache.shared.dirs[0].swept.borrow()).await;
+    let stats = cache.stats();
+    assert_eq!((stats.dirs[0].state.as_str(), stats.objects()), ("ok", 41), "{stats:?}");
+    assert!(stats.dirs[0].used_bytes >= du(&config.dirs[0].dir));
+    assert!(stats.dirs[0].used_bytes <= du(&config.dirs[0].dir) + (64 << 10), "{stats:?}");
+    for (seed, object) in objects.iter().enumerate() {
+        expect_whole(&cache, object, seed as u64).await;
+    }
+    expect_whole(&cache, &big, 3).await;
+    assert_eq!(bench.source.reads_total(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_system_made_read_only_never_fails_a_read() {
+    let bench = Bench::new();
+    let disk = SmallDisk::new(bench.root.path(), 32);
+    let cache = bench.open_config(config_at(&disk.mountpoint.join("cache"), 16 << 20));
+    let objects = bench.objects(10, 20_000);
+    for (seed, object) in objects[..5].iter().enumerate() {
+        expect_whole(&cache, object, seed as u64).await;
+    }
+    settled(&cache).await;
+    // What the kernel does to an ext4 with an error; a plain remount would find it busy.
+    run(Command::new("mount").args(["-o", "remount,abort"]).arg(&disk.mountpoint));
+    for _ in 0..2 {
+        for (seed, object) in objects.iter().enumerate() {
+            expect_whole(&cache, object, seed as u64).await;
+        }
+    }
+    eventually("it to be set aside", || cache.stats().dirs[0].state.starts_with("set aside: "))
+        .await;
+    assert!(cache.open(&objects[0]).is_none());
+    expect_whole(&cache, &objects[0], 0).await;
+    cache.close().await;
+    drop(cache);
+}
+
+/// An overlayfs below `root`, mounted; unmounted when dropped.
+struct Overlay {
+    mountpoint: PathBuf,
+}
+
+impl Overlay {
+    fn new(root: &Path) -> Self {
+        let [lower, upper, work, mountpoint] = ["lower", "upper", "work", "merged"].map(|name| {
+            let path = root.join(name);
+            std::fs::create_dir(&path).unwrap();
+            path
+        });
+        let (lower, upper, work) = (lower.display(), upper.display(), work.display());
+        let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+        run(Command::new("mount").args(["-t", "overlay", "-o", &options, "none"]).arg(&mountpoint));
+        Self { mountpoint }
+    }
+}
+
+impl Drop for Overlay {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.mountpoint).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn overlayfs_and_a_read_only_place_are_refused_with_the_reason() {
+    let bench = Bench::new();
+    let open = |dir: &Path| {
+        let (clock, handle) = (bench.clock.shared(), tokio::runtime::Handle::current());
+        let opened = crate::Cache::open(config_at(dir, QUOTA), bench.source.clone(), clock, handle);
+        opened.map(|_| ()).unwrap_err()
+    };
+    let overlay = Overlay::new(bench.root.path());
+    let dir = overlay.mountpoint.join("cache");
+    let refused = open(&dir);
+    assert!(matches!(refused, crate::CacheError::FileSystem { kind: "overlayfs", .. }));
+    assert!(refused.to_string().contains("local disk"), "{refused}");
+    assert!(!dir.exists(), "what was refused was left behind");
+    let disk = SmallDisk::new(bench.root.path(), 16);
+    let kept = disk.mountpoint.join("kept");
+    drop(bench.open_config(config_at(&kept, QUOTA)));
+    run(Command::new("mount").args(["-o", "remount,ro"]).arg(&disk.mountpoint));
+    for dir in [kept, disk.mountpoint.join("new")] {
+        let refused = open(&dir).to_string();
+        assert!(refused.contains("Read-only file system"), "{refused}");
+        assert!(refused.contains(&dir.display().to_string()), "{refused}");
+    }
 }

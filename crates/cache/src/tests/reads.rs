@@ -63,6 +63,8 @@ async fn an_error_reaches_all_who_wait_and_is_not_kept() {
     bench.source.fail_next(1, &MemorySource::unavailable());
     let failed = cache.read(&object, 0..10, Priority::Demand).await;
     assert!(matches!(failed, Err(ReadError::Unavailable { .. })), "{failed:?}");
+    eventually("the budget to be given back", || cache.stats().budget_used_bytes == 0).await;
+    assert_eq!(cache.stats().flights, 0);
     expect_whole(&cache, &object, 0).await;
     let outside = cache.read(&object, 0..1001, Priority::Demand).await;
     assert!(matches!(outside, Err(ReadError::Rejected { .. })), "{outside:?}");
@@ -157,4 +159,15 @@ async fn without_kept_pages_the_page_cache_holds_little_of_what_was_filled() {
     // Pages leave once they are written back, which the kernel has been told to start.
     eventually("the pages to leave", || resident() < 40_000_000 / 4).await;
     assert_eq!(bench.source.reads_total(), 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_object_is_read_without_the_store_and_takes_no_record() {
+    let bench = Bench::new();
+    let cache = bench.open(QUOTA);
+    let object = bench.source.insert_seeded("empty", 1, 0);
+    assert_eq!(cache.read(&object, 0..0, Priority::Demand).await.unwrap().len(), 0);
+    assert!(cache.open(&object).is_none() && !cache.contains(&object.id()));
+    assert_eq!(cache.cached_bytes(&object.id()), 0);
+    assert_eq!((bench.source.reads_total(), cache.stats().objects()), (0, 0));
 }
