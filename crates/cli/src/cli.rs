@@ -6,7 +6,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    check, completions, config, doctor, ls, man, mount, stat, status, umount, usage, watchdog,
+    check, completions, config, demo, doctor, ls, man, mount, stat, status, umount, usage, watchdog,
 };
 use crate::failure::{self, Failure, Outcome};
 
@@ -71,6 +71,8 @@ enum Command {
     Dataset(feedline_bench::dataset::DatasetArgs),
     /// Serve a folder as S3, with the latency, limits and faults of a cloud.
     S3sim(feedline_s3sim::Args),
+    /// Show what Feedline does, on this machine alone, in about two minutes.
+    Demo(demo::Args),
     /// Write shell completions to standard output.
     Completions(completions::Args),
     /// Write the manual pages.
@@ -118,6 +120,7 @@ fn dispatch(command: Command, args: &[OsString]) -> Outcome {
         Command::Bench(args) => feedline_bench::run(args).map(|()| 0),
         Command::Dataset(args) => feedline_bench::dataset::run(args).map(|()| 0),
         Command::S3sim(args) => feedline_s3sim::run(args).map(|()| 0),
+        Command::Demo(args) => demo::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     }

@@ -24,10 +24,10 @@ pub(crate) struct Args {
     #[arg(long, default_value = "target/demo", value_name = "DIR")]
     out: PathBuf,
     /// Images in the data set, 110 KB each on average
-    #[arg(long, default_value_t = 1500)]
+    #[arg(long, default_value_t = 1000)]
     images: usize,
     /// Class folders that they are in
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 20)]
     classes: usize,
     /// Epochs
     #[arg(long, default_value_t = 3)]
@@ -38,6 +38,9 @@ pub(crate) struct Args {
     /// Time until the bucket sends the first byte
     #[arg(long, default_value = "25ms", value_name = "TIME")]
     latency: String,
+    /// Decode every image on the CPU too; two cores then hide what storage is faster than 500 images/s
+    #[arg(long)]
+    decode: bool,
     /// Only Feedline, without s3fs beside it
     #[arg(long)]
     no_s3fs: bool,

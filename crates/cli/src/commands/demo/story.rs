@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use feedline_bench::dataset::{self, MakeArgs};
 use feedline_bench::facts::Facts;
 use feedline_bench::report::{self, DemoEpoch, DemoReport, DemoSystem};
-use feedline_bench::train::{Train, TrainArgs};
+use feedline_bench::train::{Decode, Train, TrainArgs};
 use indicatif::ProgressBar;
 
 use super::Args;
@@ -64,11 +64,13 @@ fn measure(
     train.settings.batch_size = BATCH_SIZE;
     train.settings.print_freq = 0;
     train.settings.step_ms = 0;
+    train.settings.decode = if args.decode { Decode::Jpeg } else { Decode::None };
     let mut running = Train::start(&train)?;
     let mut system = DemoSystem { name: name.to_owned(), epochs: Vec::new() };
     for epoch in 0..args.epochs {
         let before = bucket.requests()?;
-        let spinner = ProgressBar::new_spinner().with_message(format!("{name}: epoch {}", epoch + 1));
+        let spinner =
+            ProgressBar::new_spinner().with_message(format!("{name}: epoch {}", epoch + 1));
         spinner.enable_steady_tick(std::time::Duration::from_millis(100));
         let result = running.epoch(epoch, &mut |_, _| ())?;
         spinner.finish_and_clear();
@@ -87,12 +89,13 @@ fn measure(
 fn summary(args: &Args, bytes: u64) -> String {
     format!(
         "{} JPEGs in {} folders ({:.0} MB), a bucket with {} to the first byte, {} loader processes that \
-         list, shuffle, map and decode as NVIDIA DALI does, batch {BATCH_SIZE}, no pause between batches.",
+         list, shuffle and map as NVIDIA DALI does, {}, batch {BATCH_SIZE}, no pause between batches.",
         args.images,
         args.classes,
         bytes as f64 / 1e6,
         args.latency,
         args.processes,
+        if args.decode { "decode on the CPU" } else { "leave decoding to the GPU" },
     )
 }
 
