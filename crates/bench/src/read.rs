@@ -13,6 +13,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -107,7 +108,7 @@ pub struct Pass {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// From the common start to the end of the last reader.
+    /// From the start of the first reader to the end of the last.
     pub seconds: f64,
     /// Files a second.
     pub files_per_s: f64,
@@ -223,27 +224,30 @@ struct Share {
 /// Runs `work` in every reader from a common start.
 fn with_readers(readers: usize, work: impl Fn(usize) -> Result<Share> + Sync) -> Result<Pass> {
     let readers = readers.max(1);
-    let barrier = Barrier::new(readers + 1);
+    let barrier = Barrier::new(readers);
     let cpu_before = cpu_seconds();
-    let (shares, seconds) = std::thread::scope(|scope| {
+    // Each reader takes its own times: on a busy machine another thread would look at the clock late.
+    let runs: Vec<(Instant, Result<Share>, Instant)> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..readers)
             .map(|reader| {
                 let (barrier, work) = (&barrier, &work);
                 scope.spawn(move || {
                     barrier.wait();
-                    work(reader)
+                    let started = now();
+                    let share = work(reader);
+                    (started, share, now())
                 })
             })
             .collect();
-        barrier.wait();
-        let started = now();
-        let shares: Result<Vec<Share>> =
-            threads.into_iter().map(|t| t.join().expect("readers do not panic")).collect();
-        (shares, started.elapsed().as_secs_f64())
+        threads.into_iter().map(|t| t.join().expect("readers do not panic")).collect()
     });
+    let started = runs.iter().map(|(started, _, _)| *started).min().unwrap_or_else(now);
+    let ended = runs.iter().map(|(_, _, ended)| *ended).max().unwrap_or_else(now);
+    let seconds = (ended - started).as_secs_f64();
     let mut pass = Pass { seconds, cpu_seconds: cpu_seconds() - cpu_before, ..Pass::default() };
     let mut latency = Histogram::default();
-    for share in shares? {
+    for (_, share, _) in runs {
+        let share = share?;
         pass.files += share.files;
         pass.bytes += share.bytes;
         latency.merge(&share.latency);
