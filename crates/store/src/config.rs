@@ -75,7 +75,7 @@ pub struct StoreConfig {
     /// Otherwise `AWS_REGION`, `AWS_DEFAULT_REGION` or the profile's, then `us-east-1`.
     pub region: Option<String>,
     /// The bucket in the path instead of the host name. Default: on with an endpoint, and for AWS
-    /// when the bucket's name has a dot, which no TLS certificate of S3 covers.
+    /// when the bucket's name is no host name's label (a dot, upper case, an underscore).
     pub path_style: Option<bool>,
     /// Requests without a signature, for public buckets.
     pub anonymous: bool,

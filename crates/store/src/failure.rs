@@ -44,7 +44,7 @@ impl RetryCause {
         Self::Credentials,
     ];
 
-    /// The label in metrics: `503`, `timeout`, `reset`, …
+    /// The label in metrics, where 500 is any 5xx without its own: `503`, `timeout`, `reset`, …
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -124,6 +124,10 @@ impl Failure {
                 (429, _) => Some(RetryCause::Status429),
                 // S3 answers 400 when the request arrived too slowly.
                 (408, _) | (400, "RequestTimeout") => Some(RetryCause::Status408),
+                // What a store never will do, however often it is asked.
+                (501 | 505, _) => None,
+                // Gateways and CDNs in front of stores have 5xx of their own: 520 to 530, 599.
+                (501.., _) => Some(RetryCause::Status500),
                 _ => None,
             },
             Self::Connect(_) => Some(RetryCause::Connect),
@@ -138,6 +142,12 @@ impl Failure {
             | Self::CredentialsMissing(_)
             | Self::Disk(_) => None,
         }
+    }
+
+    /// True if the session token was refused because its time is over.
+    pub(crate) fn is_expired_token(&self) -> bool {
+        let codes = ["ExpiredToken", "TokenRefreshRequired"];
+        matches!(self, Self::Status(answer) if codes.contains(&answer.code.as_str()))
     }
 
     /// How long the store asks to wait.
@@ -243,7 +253,9 @@ impl StatusAnswer {
                 "the session token has expired; get new credentials"
             }
             (_, "InvalidToken") => "wrong credentials: the session token is not valid",
-            (_, "RequestTimeTooSkewed") => "the clock of this machine is wrong; set it",
+            (_, "RequestTimeTooSkewed") => {
+                "the clock of this machine and the store's differ by over 15 minutes; set the clock"
+            }
             (_, "NoSuchBucket" | "InvalidBucketName") => {
                 "the bucket does not exist here; check its name, --endpoint and --region"
             }
@@ -279,7 +291,7 @@ mod tests {
 
     #[test]
     fn every_status_has_its_error() {
-        for status in [500, 502, 503, 504, 429, 408] {
+        for status in [500, 502, 503, 504, 429, 408, 520, 524, 599] {
             assert!(error(status, "").is_retryable(), "{status}");
         }
         assert!(matches!(error(403, "AccessDenied"), ReadError::Forbidden { .. }));
@@ -306,5 +318,8 @@ mod tests {
         let error = Failure::Status(answer).into_read_error("s3://b".into(), Duration::ZERO);
         assert!(error.to_string().contains("set --region eu-west-1"), "{error}");
         assert!(matches!(error, ReadError::Rejected { .. }));
+        let skewed = super::tests::error(403, "RequestTimeTooSkewed");
+        assert!(matches!(skewed, ReadError::Forbidden { .. }));
+        assert!(skewed.to_string().contains("set the clock"), "{skewed}");
     }
 }

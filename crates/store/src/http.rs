@@ -146,10 +146,13 @@ impl Watchdog {
     }
 }
 
-/// Reads exactly `expected` bytes of a body.
+/// Reads a body that must be of exactly `expected` bytes, into one buffer of that size; one that came
+/// in one piece is not copied. Unless `length_known`, the answer did not tell its length, and only its end
+/// shows that there is no more.
 pub(crate) async fn read_body(
     body: HttpResponseBody,
     expected: u64,
+    length_known: bool,
     watchdog: &mut Watchdog,
 ) -> Result<Bytes, Failure> {
     let mut stream = body.bytes_stream();
@@ -157,7 +160,7 @@ pub(crate) async fn read_body(
     let mut buffer: Vec<u8> = Vec::new();
     while let Some(chunk) = watchdog.guard(stream.next()).await? {
         let chunk = chunk.map_err(|error| body_failure(&error, buffer.len() as u64, expected))?;
-        if buffer.is_empty() && chunk.len() == capacity {
+        if length_known && buffer.is_empty() && chunk.len() == capacity {
             return Ok(chunk);
         }
         if buffer.len() + chunk.len() > capacity {
@@ -168,9 +171,12 @@ pub(crate) async fn read_body(
         }
         buffer.extend_from_slice(&chunk);
         // The end is known from the length: do not wait for the connection to say so.
-        if buffer.len() == capacity {
+        if length_known && buffer.len() == capacity {
             return Ok(buffer.into());
         }
+    }
+    if buffer.len() == capacity {
+        return Ok(buffer.into());
     }
     Err(Failure::Short { got: buffer.len() as u64, expected })
 }

@@ -7,7 +7,7 @@
 //! # Invariants
 //!
 //! - A read gives exactly the bytes of the version asked for, or an error; every GET is pinned to it.
-//! - No request is sent without a permit of the [`Limiter`], and none after the retry budget.
+//! - No request is sent without a permit of the [`Limiter`], and none is begun after the retry budget.
 //! - Failures become [`feedline_model::ReadError`] in one table, `failure.rs`.
 //! - No secret is printed, logged or put into an error.
 //!

@@ -3,7 +3,8 @@
 //! # Invariants
 //!
 //! - Every try holds a permit; waiting between tries holds none.
-//! - No try starts after the budget, counted from the moment the first try was let in.
+//! - No wait between tries ends after the budget, counted from the moment the first try was let in.
+//!   What a try waits for its permit is not cut short: the tries ahead of it all end.
 //! - What the failure table calls final is never repeated.
 
 use std::collections::HashMap;
@@ -33,13 +34,17 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// No wait is longer, unless the store asks for it: a bucket that is back is found soon.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
+/// A store's wish to wait is granted up to here, some ten times what S3 asks for: a proxy that says an
+/// hour must not fail a read that the bucket could serve within the budget.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(10);
+
 /// The same kind of failure is logged at most this often.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How long and how often to try.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RetryPolicy {
-    /// From the first try to the start of the last.
+    /// From the first try to the end of the last wait.
     pub(crate) budget: Duration,
 }
 
@@ -115,8 +120,10 @@ impl RetrySource {
             };
             let wait = self.note_failure(&failure, tries, permit, &location);
             let spent = self.clock.monotonic().saturating_sub(started);
+            let left = self.policy.budget.saturating_sub(spent);
             match wait {
-                Some(wait) if spent + wait <= self.policy.budget => self.clock.sleep(wait).await,
+                // The last wait is cut to what is left: the bucket may be back by its end.
+                Some(wait) if left > Duration::ZERO => self.clock.sleep(wait.min(left)).await,
                 wait => {
                     self.stats.count_error();
                     let after = wait.unwrap_or_default();
@@ -149,7 +156,7 @@ impl RetrySource {
         let ceiling = BACKOFF_MAX.min(BACKOFF_FIRST * 2_u32.saturating_pow(tries.min(10)));
         // Full jitter above half of the ceiling: spreads a herd, and never hammers.
         let wait = ceiling.mul_f64(self.jitter.lock().random_range(0.5..1.0));
-        Some(failure.retry_after().map_or(wait, |asked| asked.max(wait)))
+        Some(failure.retry_after().map_or(wait, |asked| asked.min(RETRY_AFTER_MAX).max(wait)))
     }
 
     fn log(&self, failure: &Failure, again: bool, location: &impl Fn() -> Arc<str>) {
@@ -223,7 +230,15 @@ impl Lister for RetrySource {
     async fn list(&self, request: &ListRequest) -> Result<ListPage, ReadError> {
         // Someone waits for most listings, and they are few: they go with demand.
         let location = || self.locate(&request.prefix);
-        self.run(Verb::List, Priority::Demand, location, || self.backend.list(request)).await
+        let attempt = || async {
+            let page = self.backend.list(request).await?;
+            // Whoever follows such a token lists the same page for ever.
+            if page.next.is_some() && page.next == request.token {
+                return Err(Failure::Malformed("the listing's next page is this one again".into()));
+            }
+            Ok(page)
+        };
+        self.run(Verb::List, Priority::Demand, location, attempt).await
     }
 
     fn source(&self) -> SourceId {

@@ -19,6 +19,8 @@ struct Scripted {
     starts: Mutex<Vec<Duration>>,
     /// Cuts this many bytes off every answer.
     cut: usize,
+    /// What every page of a listing names as the next.
+    token: Mutex<Option<String>>,
 }
 
 #[async_trait]
@@ -38,7 +40,8 @@ impl Backend for Scripted {
     }
 
     async fn list(&self, _: &ListRequest) -> Result<ListPage, Failure> {
-        self.script.lock().pop_front().map_or_else(|| Ok(ListPage::default()), Err)
+        let page = ListPage { next: self.token.lock().clone(), ..ListPage::default() };
+        self.script.lock().pop_front().map_or(Ok(page), Err)
     }
 }
 
@@ -62,6 +65,7 @@ fn rig(script: impl IntoIterator<Item = Failure>, cut: usize) -> Rig {
         clock: clock.clone(),
         starts: Mutex::default(),
         cut,
+        token: Mutex::default(),
     });
     let stats = Arc::new(StoreStats::default());
     let retry = Arc::new(RetrySource::new(RetryParts {
@@ -132,7 +136,9 @@ async fn the_budget_ends_it_and_waits_grow_with_jitter() {
     let starts = rig.backend.starts.lock().clone();
     assert!(*starts.last().expect("tried") <= Duration::from_secs(30));
     assert!(*starts.last().expect("tried") >= Duration::from_secs(20), "gave up early");
-    let waits: Vec<_> = starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert_eq!(starts.last(), Some(&Duration::from_secs(30)), "the budget was not used up");
+    // The last wait is what was left.
+    let waits: Vec<_> = starts[..starts.len() - 1].windows(2).map(|w| w[1] - w[0]).collect();
     for (tries, wait) in waits.iter().enumerate() {
         let ceiling = BACKOFF_MAX.min(BACKOFF_FIRST * 2_u32.pow(tries.min(10) as u32));
         assert!(*wait >= ceiling / 2 && *wait <= ceiling, "wait {tries}: {wait:?}");
@@ -152,6 +158,29 @@ async fn the_store_s_own_wish_to_wait_is_honoured() {
     let object = rig.memory.insert_seeded("k", 1, 50);
     rig.clock.run(rig.retry.read(&object, 0..50, Priority::Demand)).await.expect("served");
     assert_eq!(rig.clock.monotonic(), Duration::from_secs(9));
+}
+
+#[tokio::test]
+async fn an_absurd_wish_to_wait_neither_fails_the_read_nor_overflows() {
+    for asked in [Duration::from_secs(3600), Duration::MAX] {
+        let answer =
+            StatusAnswer { status: 503, retry_after: Some(asked), ..StatusAnswer::default() };
+        let rig = rig([status(500), status(500), Failure::Status(answer)], 0);
+        let object = rig.memory.insert_seeded("k", 1, 50);
+        rig.clock.run(rig.retry.read(&object, 0..50, Priority::Demand)).await.expect("served");
+        assert!(rig.clock.monotonic() < Duration::from_secs(11), "{:?}", rig.clock.monotonic());
+    }
+}
+
+#[tokio::test]
+async fn a_listing_whose_next_page_is_itself_is_refused() {
+    let rig = rig([], 0);
+    *rig.backend.token.lock() = Some("again".into());
+    let mut request = ListRequest { prefix: "p/".into(), delimiter: true, token: None };
+    let page = rig.retry.list(&request).await.expect("the first page");
+    request.token = page.next;
+    let error = rig.retry.list(&request).await.expect_err("a ring");
+    assert!(matches!(error, ReadError::Rejected { .. }), "{error}");
 }
 
 #[tokio::test]

@@ -166,6 +166,12 @@ fn checked_endpoint(endpoint: &str) -> Result<String, OpenError> {
     Ok(endpoint.trim_end_matches('/').to_owned())
 }
 
+/// True if the bucket can be the first label of a host name: a dot would be outside of S3's TLS
+/// certificate, and a host name has no upper case and no underscore (buckets of before 2018 may).
+fn fits_host_name(bucket: &str) -> bool {
+    bucket.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+}
+
 /// The bucket's address.
 fn bucket_url(bucket: &str, region: &str, endpoint: Option<&str>, path_style: bool) -> String {
     let amazon;
@@ -212,7 +218,7 @@ fn open_s3(
         .unwrap_or("us-east-1")
         .to_owned();
     let path_style =
-        config.path_style.unwrap_or_else(|| endpoint.is_some() || url.bucket.contains('.'));
+        config.path_style.unwrap_or(endpoint.is_some() || !fits_host_name(&url.bucket));
     let bucket_url = bucket_url(&url.bucket, &region, endpoint.as_deref(), path_style);
     let allow_http = bucket_url.starts_with("http://");
     let options = client_options(config, allow_http)?;
@@ -334,4 +340,30 @@ fn open_azure(
     let build = |builder: MicrosoftAzureBuilder| builder.build().map_err(|e| client_error(url, &e));
     let reading = build(builder.clone().with_retry(no_retries()))?;
     Ok(cloud(config, clock, reading, build(builder)?, given.or(account)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(bucket: &str, region: &str, endpoint: Option<&str>) -> String {
+        let path_style = endpoint.is_some() || !fits_host_name(bucket);
+        bucket_url(bucket, region, endpoint, path_style)
+    }
+
+    #[test]
+    fn a_bucket_of_aws_is_in_the_host_name_if_it_can_be() {
+        assert_eq!(url("data-1", "eu-west-1", None), "https://data-1.s3.eu-west-1.amazonaws.com");
+        assert_eq!(url("d", "cn-north-1", None), "https://d.s3.cn-north-1.amazonaws.com.cn");
+        for bucket in ["my.data", "My-Data", "my_data"] {
+            let expected = format!("https://s3.us-east-1.amazonaws.com/{bucket}");
+            assert_eq!(url(bucket, "us-east-1", None), expected);
+        }
+    }
+
+    #[test]
+    fn a_bucket_of_another_endpoint_is_in_the_path_unless_told_otherwise() {
+        assert_eq!(url("d", "r", Some("http://h:9000")), "http://h:9000/d");
+        assert_eq!(bucket_url("d", "r", Some("https://h:9000"), false), "https://d.h:9000");
+    }
 }

@@ -22,6 +22,10 @@ use crate::http::with_sources;
 /// A profile's keys are read again this often, so that a tool that rotates them is followed.
 const PROFILE_TTL: Duration = Duration::from_secs(60);
 
+/// Credentials that the store calls expired are fetched anew at most this often: if the new ones are
+/// refused as well, that is what the caller hears.
+const RENEW_INTERVAL: Duration = Duration::from_secs(60);
+
 /// A token service or metadata service that has not answered for this long does not.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -40,7 +44,8 @@ const BUILDER_VARIABLES: [&str; 9] = [
 
 /// Where the signature's keys come from.
 pub(crate) struct S3Credentials {
-    provider: AwsCredentialProvider,
+    provider: Arc<RenewableProvider>,
+    clock: Arc<dyn Clock>,
     /// For messages: `the environment`, `profile work`, …
     pub(crate) origin: String,
     /// True once there were any: a failure to renew them is then a passing one.
@@ -71,7 +76,9 @@ impl S3Credentials {
                 token: environment.get("AWS_SESSION_TOKEN").map(str::to_owned),
             };
             let provider = object_store::StaticCredentialProvider::new(keys.into_credential());
-            return Ok(Self::new(Arc::new(provider), "the environment"));
+            let provider: AwsCredentialProvider = Arc::new(provider);
+            // The process's own variables never change: there is nothing to renew.
+            return Ok(Self::new(clock, "the environment", provider, || None));
         }
         let web_identity = environment.get("AWS_WEB_IDENTITY_TOKEN_FILE").is_some()
             && environment.get("AWS_ROLE_ARN").is_some();
@@ -92,15 +99,15 @@ impl S3Credentials {
         let origin = match profile {
             _ if web_identity => "web identity".to_owned(),
             Some(Profile { name, keys: Some(keys), .. }) => {
-                let provider = ProfileProvider {
-                    environment: environment.clone(),
-                    clock: clock.clone(),
-                    cached: Mutex::new((
-                        clock.monotonic(),
-                        Arc::new(keys.clone().into_credential()),
-                    )),
+                let provider = ProfileProvider::shared(environment, clock, keys.clone());
+                let (environment, again) = (environment.clone(), clock.clone());
+                let renew = move || match read_profile(&environment) {
+                    Ok(Some(Profile { keys: Some(keys), .. })) => {
+                        Some(ProfileProvider::shared(&environment, &again, keys))
+                    }
+                    _ => None,
                 };
-                return Ok(Self::new(Arc::new(provider), &format!("profile {name}")));
+                return Ok(Self::new(clock, &format!("profile {name}"), provider, renew));
             }
             Some(Profile { name, web_identity: Some((token_file, role)), .. }) => {
                 builder = builder
@@ -111,15 +118,42 @@ impl S3Credentials {
             _ if container => "container".to_owned(),
             _ => "instance metadata".to_owned(),
         };
+        let again = builder.clone();
         let store = builder.build().map_err(|e| OpenError::Client {
             location: format!("AWS credentials from {origin}"),
             why: with_sources(&e),
         })?;
-        Ok(Self::new(store.credentials().clone(), &origin))
+        // object_store's providers keep what they have until its stated end: only a new one asks again.
+        let renew = move || again.clone().build().ok().map(|store| store.credentials().clone());
+        Ok(Self::new(clock, &origin, store.credentials().clone(), renew))
     }
 
-    fn new(provider: AwsCredentialProvider, origin: &str) -> Self {
-        Self { provider, origin: origin.to_owned(), had: AtomicBool::new(false) }
+    fn new(
+        clock: &Arc<dyn Clock>,
+        origin: &str,
+        provider: AwsCredentialProvider,
+        renew: impl Fn() -> Option<AwsCredentialProvider> + Send + Sync + 'static,
+    ) -> Self {
+        let current = Mutex::new(Current { provider, generation: 0, renewed_at: None });
+        let provider = Arc::new(RenewableProvider { current, renew: Box::new(renew) });
+        let (clock, origin) = (clock.clone(), origin.to_owned());
+        Self { provider, clock, origin, had: AtomicBool::new(false) }
+    }
+
+    /// Fetches new credentials because the store calls those of `generation` expired. True if there
+    /// are others to try, whoever fetched them.
+    pub(crate) fn renew(&self, generation: u64) -> bool {
+        let now = self.clock.monotonic();
+        let mut current = self.provider.current.lock();
+        if current.generation != generation {
+            return true;
+        }
+        if current.renewed_at.is_some_and(|at| now < at + RENEW_INTERVAL) {
+            return false;
+        }
+        let Some(provider) = (self.provider.renew)() else { return false };
+        *current = Current { provider, generation: generation + 1, renewed_at: Some(now) };
+        true
     }
 
     /// The provider itself, for object_store's own client.
@@ -127,12 +161,14 @@ impl S3Credentials {
         self.provider.clone()
     }
 
-    /// Credentials that are valid now. Cost: memory, except when they must be renewed.
-    pub(crate) async fn get(&self) -> Result<Arc<AwsCredential>, Failure> {
-        let error = match self.provider.get_credential().await {
+    /// Credentials that are valid now, and which generation they are, for [`Self::renew`]. Cost:
+    /// memory, except when they must be renewed.
+    pub(crate) async fn get(&self) -> Result<(Arc<AwsCredential>, u64), Failure> {
+        let (provider, generation) = self.provider.current();
+        let error = match provider.get_credential().await {
             Ok(credential) => {
                 self.had.store(true, Ordering::Relaxed);
-                return Ok(credential);
+                return Ok((credential, generation));
             }
             Err(error) => error,
         };
@@ -176,11 +212,57 @@ fn token_retries() -> RetryConfig {
     }
 }
 
+/// The provider in use; its successor takes over when the store refuses its token.
+struct Current {
+    provider: AwsCredentialProvider,
+    generation: u64,
+    renewed_at: Option<Duration>,
+}
+
+/// A provider that can be replaced by a new one of its kind.
+struct RenewableProvider {
+    current: Mutex<Current>,
+    renew: Box<dyn Fn() -> Option<AwsCredentialProvider> + Send + Sync>,
+}
+
+impl RenewableProvider {
+    fn current(&self) -> (AwsCredentialProvider, u64) {
+        let current = self.current.lock();
+        (current.provider.clone(), current.generation)
+    }
+}
+
+impl fmt::Debug for RenewableProvider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RenewableProvider").finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl CredentialProvider for RenewableProvider {
+    type Credential = AwsCredential;
+
+    async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
+        self.current().0.get_credential().await
+    }
+}
+
 /// Keys of a profile, followed when they change.
 struct ProfileProvider {
     environment: Environment,
     clock: Arc<dyn Clock>,
     cached: Mutex<(Duration, Arc<AwsCredential>)>,
+}
+
+impl ProfileProvider {
+    fn shared(
+        environment: &Environment,
+        clock: &Arc<dyn Clock>,
+        keys: ProfileKeys,
+    ) -> AwsCredentialProvider {
+        let cached = Mutex::new((clock.monotonic(), Arc::new(keys.into_credential())));
+        Arc::new(Self { environment: environment.clone(), clock: clock.clone(), cached })
+    }
 }
 
 impl fmt::Debug for ProfileProvider {

@@ -11,7 +11,7 @@
 //!
 //! # Deliberately absent
 //!
-//! - No retry, no limit, no writing.
+//! - No retry, no limit, no writing. A refused session token is renewed, and the retry loop tries again.
 
 pub(crate) mod credentials;
 pub(crate) mod profile;
@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use feedline_model::{Clock, ETag, ListPage, ListRequest, Object};
+use feedline_model::{Clock, ListPage, ListRequest, Object};
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_MATCH, RANGE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use object_store::aws::AwsAuthorizer;
@@ -85,14 +85,17 @@ impl S3Backend {
         *request.uri_mut() =
             uri.parse().map_err(|e| Failure::Malformed(format!("{uri:?} is no URL: {e}")))?;
         *request.headers_mut() = headers;
+        let mut generation = None;
         if let Some(credentials) = &self.credentials {
-            let credential = watchdog.guard(credentials.get()).await.map_err(|failure| {
-                Failure::CredentialsUnavailable(format!(
-                    "{}: {}",
-                    credentials.origin,
-                    failure.text()
-                ))
-            })??;
+            let (credential, number) =
+                watchdog.guard(credentials.get()).await.map_err(|failure| {
+                    Failure::CredentialsUnavailable(format!(
+                        "{}: {}",
+                        credentials.origin,
+                        failure.text()
+                    ))
+                })??;
+            generation = Some(number);
             AwsAuthorizer::new(&credential, "s3", &self.region)
                 .try_authorize(&mut request, None)
                 .map_err(|e| Failure::Malformed(format!("cannot sign: {e}")))?;
@@ -102,7 +105,15 @@ impl S3Backend {
         if response.status().is_success() {
             return Ok(response);
         }
-        Err(self.status_failure(response, watchdog).await)
+        let failure = self.status_failure(response, watchdog).await;
+        match (&self.credentials, generation) {
+            (Some(credentials), Some(generation))
+                if failure.is_expired_token() && credentials.renew(generation) =>
+            {
+                Err(Failure::CredentialsUnavailable(failure.text()))
+            }
+            _ => Err(failure),
+        }
     }
 
     async fn status_failure(&self, response: HttpResponse, watchdog: &mut Watchdog) -> Failure {
@@ -117,7 +128,9 @@ impl S3Backend {
             xml::parse_error(&text, &mut answer);
         }
         // The header names the bucket's region on every answer, also where the region is right.
+        // The client follows a redirect to the right region, where its signature is not valid: 403.
         let is_region_error = parts.status.is_redirection()
+            || (parts.status == StatusCode::FORBIDDEN && self.credentials.is_some())
             || answer.code == "AuthorizationHeaderMalformed"
             || answer.code == "IllegalLocationConstraintException";
         if is_region_error && answer.region.is_none() {
@@ -141,13 +154,15 @@ impl Backend for S3Backend {
             let text = format!("bytes={}-{}", range.start, range.end - 1);
             headers.insert(RANGE, header(&text)?);
         }
-        if let Some(tag) = object.version.etag.text() {
+        // A weak tag never matches (RFC 9110, 13.1.1): the answer's own tag is all there is to compare.
+        if let Some(tag) = object.version.etag.text().filter(|tag| !tag.starts_with("W/")) {
             headers.insert(IF_MATCH, header(&format!("\"{tag}\""))?);
         }
         let mut watchdog = Watchdog::new(&self.clock, self.timeout, expected);
         let response = self.send(self.object_uri(&object.key)?, headers, &mut watchdog).await?;
         check_version(object, whole, &range, &response)?;
-        read_body(response.into_body(), expected, &mut watchdog).await
+        let length_known = response.headers().contains_key(CONTENT_LENGTH);
+        read_body(response.into_body(), expected, length_known, &mut watchdog).await
     }
 
     async fn list(&self, request: &ListRequest) -> Result<ListPage, Failure> {
@@ -180,6 +195,13 @@ fn header(text: &str) -> Result<HeaderValue, Failure> {
         .map_err(|_| Failure::Malformed(format!("{text:?} cannot be sent as a header")))
 }
 
+/// A tag without quotes and without the mark of a weak one, for comparing: proxies add that mark when
+/// they pass a body on.
+fn tag_text(tag: &str) -> &str {
+    let tag = tag.trim();
+    tag.strip_prefix("W/").unwrap_or(tag).trim_matches('"')
+}
+
 /// How long the store asks to wait; the form with a date is not used by object stores.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
@@ -196,15 +218,9 @@ fn check_version(
     let text =
         |name| response.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     if let Some(tag) = text(ETAG) {
-        let tag = ETag::parse(tag.strip_prefix("W/").unwrap_or(tag));
-        if object.version.etag != ETag::Absent && tag != object.version.etag {
-            let (found, wanted) = (tag.text(), object.version.etag.text());
-            let why = format!(
-                "tag {} instead of {}",
-                found.unwrap_or_default(),
-                wanted.unwrap_or_default()
-            );
-            return Err(Failure::Changed(why));
+        let (found, wanted) = (tag_text(tag), object.version.etag.text().unwrap_or_default());
+        if !wanted.is_empty() && found != tag_text(&wanted) {
+            return Err(Failure::Changed(format!("tag {found} instead of {wanted}")));
         }
     }
     let total = match response.status() {
@@ -212,7 +228,9 @@ fn check_version(
             let value = text(CONTENT_RANGE).unwrap_or_default();
             let (start, end, total) = content_range(value)
                 .ok_or_else(|| Failure::Malformed(format!("content range {value:?}")))?;
-            if total == Some(object.version.size) && (start, end) != (range.start, range.end) {
+            // Where the total differs, that says more.
+            let same_total = total.is_none_or(|total| total == object.version.size);
+            if same_total && (start, end) != (range.start, range.end) {
                 return Err(Failure::Malformed(format!("range {value:?} for {range:?}")));
             }
             total
@@ -234,5 +252,5 @@ fn check_version(
 fn content_range(text: &str) -> Option<(u64, u64, Option<u64>)> {
     let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
     let (start, last) = range.split_once('-')?;
-    Some((start.parse().ok()?, last.parse::<u64>().ok()? + 1, total.parse().ok()))
+    Some((start.parse().ok()?, last.parse::<u64>().ok()?.checked_add(1)?, total.parse().ok()))
 }

@@ -102,7 +102,7 @@ pub(crate) fn parse_list(document: &[u8]) -> Result<ListPage, Failure> {
             "Contents/Key" => value.clone_into(&mut key),
             "Contents/Size" => size = Some(value.parse().map_err(|_| format!("size {value:?}"))?),
             "Contents/LastModified" => modified_ms = parse_time_ms(value),
-            "Contents/ETag" => etag = ETag::parse(value),
+            "Contents/ETag" => etag = tag(value),
             "Contents" => {
                 let version = Version {
                     size: size.take().ok_or_else(|| format!("{key:?} has no size"))?,
@@ -137,6 +137,14 @@ pub(crate) fn parse_list(document: &[u8]) -> Result<ListPage, Failure> {
         }
     }
     Ok(page)
+}
+
+/// A tag of a listing; a weak one keeps its mark, since no request can be pinned to it.
+fn tag(text: &str) -> ETag {
+    match text.trim().strip_prefix("W/") {
+        Some(weak) => ETag::Other(format!("W/{}", weak.trim_matches('"')).into()),
+        None => ETag::parse(text),
+    }
 }
 
 /// Undoes `encoding-type=url`, in which S3 writes a space as `+` and a plus as `%2B`.

@@ -21,9 +21,9 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 const FIRST: ListRequest = ListRequest { prefix: String::new(), delimiter: true, token: None };
 
 /// A server that ends with the test.
-struct Server {
-    address: SocketAddr,
-    requests: Arc<Mutex<Vec<String>>>,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    pub(crate) requests: Arc<Mutex<Vec<String>>>,
     task: JoinHandle<()>,
 }
 
@@ -34,7 +34,7 @@ impl Drop for Server {
 }
 
 /// Answers each connection's one request with `answer(number)`.
-async fn canned(answer: impl Fn(usize) -> String + Send + 'static) -> Server {
+pub(crate) async fn canned(answer: impl Fn(usize) -> String + Send + 'static) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let address = listener.local_addr().expect("bound");
     let requests = Arc::new(Mutex::new(Vec::new()));
@@ -59,7 +59,7 @@ async fn canned(answer: impl Fn(usize) -> String + Send + 'static) -> Server {
     Server { address, requests, task }
 }
 
-fn http(status: &str, headers: &str, body: &str) -> String {
+pub(crate) fn http(status: &str, headers: &str, body: &str) -> String {
     let length = body.len();
     format!(
         "HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n{headers}\r\n{body}"
@@ -110,7 +110,7 @@ async fn a_private_authority_is_trusted_only_when_named() {
     assert!(error.to_string().contains("--ca-file"), "{error}");
 }
 
-fn sts_answer() -> String {
+pub(crate) fn sts_answer() -> String {
     let body = "<AssumeRoleWithWebIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\
         <AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>test-key</AccessKeyId>\
         <SecretAccessKey>test-secret</SecretAccessKey><SessionToken>session</SessionToken>\
@@ -120,7 +120,7 @@ fn sts_answer() -> String {
 }
 
 /// A store whose credentials come from a token service that answers as told.
-async fn with_web_identity(
+pub(crate) async fn with_web_identity(
     rig: &Rig,
     answer: impl Fn(usize) -> String + Send + 'static,
 ) -> (Server, Server, StoreConfig, [tempfile::NamedTempFile; 2]) {

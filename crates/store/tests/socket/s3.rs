@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::common::{BUCKET, KEYS, Rig, config, listed, open, rig};
 use bytes::Bytes;
-use feedline_model::{BlockSource as _, ListRequest, Lister as _, Object, Priority, ReadError};
+use feedline_model::{BlockSource as _, ListRequest, Lister as _, Priority, ReadError};
 use feedline_s3sim::{FaultKind, FaultRule, Faults, S3Sim, Verb as SimVerb};
 use feedline_store::{OpenError, RetryCause, Store, StoreConfig, Verb};
 use feedline_testkit::conformance::{self, ObjectFixture as _, list_all};
@@ -327,33 +327,4 @@ async fn a_configuration_that_cannot_work_is_refused_at_once() {
     let ca_file = StoreConfig { ca_file: Some("/nonexistent.pem".into()), ..base.clone() };
     assert!(matches!(open(&ca_file), OpenError::Certificate { .. }));
     assert!(matches!(open(&StoreConfig { url: "bucket".into(), ..base }), OpenError::Url { .. }));
-}
-
-/// Not a test of behaviour: prints the CPU time of a GET. Run with
-/// `cargo test --release -p feedline-store --test socket -- --ignored --nocapture`.
-#[tokio::test]
-#[ignore = "a measurement, for release builds"]
-async fn cpu_time_of_a_get_of_110_kb() {
-    let sim = S3Sim::builder().start().expect("starts");
-    sim.create_bucket(BUCKET);
-    let rig = Rig { store: open(&config("s3://bucket", &sim.endpoint(), &KEYS)), sim };
-    let object: Object = rig.seeded("k", 1, 110_000).await;
-    let task = || {
-        let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux");
-        let ns: u64 = text.split(' ').next().and_then(|ns| ns.parse().ok()).expect("a number");
-        ns / 1000
-    };
-    for in_flight in [1_u64, 64, 256] {
-        // The store runs on this thread alone, the simulator on its own.
-        let (before, rounds) = (task(), 8000 / in_flight);
-        for _ in 0..rounds {
-            let reads =
-                (0..in_flight).map(|_| rig.store.read(&object, 0..110_000, Priority::Demand));
-            for read in futures::future::join_all(reads).await {
-                assert_eq!(read.expect("served").len(), 110_000);
-            }
-        }
-        let per_get = (task() - before) / (rounds * in_flight);
-        println!("{in_flight} in flight: {per_get} us of CPU per GET of 110 KB");
-    }
 }
