@@ -1,8 +1,9 @@
 //! Whole-file reads through the mount against the same files read from their file system directly.
 //!
-//! `ratio DIR [FILES] [BYTES] [ROUNDS] [THREADS]`: fills DIR once with complete objects, mounts them twice
-//! (passthrough and none), and reads all of them with 8 readers in random order, alternated, hot
-//! and with the kernel's caches dropped. Prints files/s (median) and ratios. Needs root.
+//! `ratio DIR [FILES] [BYTES] [ROUNDS] [THREADS]`: fills DIR once with complete objects, mounts them
+//! twice (passthrough at `DIR/p`, none at `DIR/n`), and reads all of them with 8 readers in random
+//! order, alternated, hot and with the kernel's caches dropped. Prints files/s (median) and ratios.
+//! With 0 rounds it only serves until its input ends, for other programs to measure. Needs root.
 
 #![expect(clippy::disallowed_methods, reason = "a program of its own that measures real time")]
 
@@ -203,6 +204,12 @@ fn main() -> Outcome<()> {
     };
     let passthrough = mount(&dir.join("p"), &cache, OpenMode::Passthrough, threads, &parts)?;
     let none = mount(&dir.join("n"), &cache, OpenMode::None, threads, &parts)?;
+    if rounds == 0 {
+        println!("serving");
+        std::io::stdin().read_to_end(&mut Vec::new())?;
+        println!("{:?}\n{:?}", passthrough.stats(), none.stats());
+        return Ok(());
+    }
     let sets: [(&str, Vec<PathBuf>); 3] = [
         ("ext4", direct),
         ("passthrough", names.iter().map(|name| passthrough.mountpoint().join(name)).collect()),

@@ -45,6 +45,14 @@ pub enum MountError {
     )]
     Busy { path: PathBuf },
 
+    /// Something else was mounted on top of the mount.
+    #[error(
+        "{}: covered by another mount ({source_name}); unmount that first with `umount {}`",
+        path.display(),
+        path.display()
+    )]
+    Covered { path: PathBuf, source_name: String },
+
     /// A system call failed.
     #[error("{action}: {source}")]
     System { action: String, source: io::Error },

@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -24,7 +25,7 @@ use crate::handler::{Found, Handler};
 use crate::mode::Grant;
 use crate::opening::OpenReply;
 use crate::readdir::Batch;
-use crate::stats::Request;
+use crate::stats::{Request, add};
 
 /// The largest READ: 256 pages, the kernel's usual ceiling.
 const READ_MAX_BYTES: u32 = 1 << 20;
@@ -56,6 +57,15 @@ pub(crate) struct Fuse {
 impl Fuse {
     fn count(&self, request: Request) {
         self.handler.counters.count(request);
+    }
+
+    /// Runs `serve` so that a panic costs one request and not the request thread: the reply that
+    /// is dropped by it answers EIO.
+    fn shielded(&self, serve: impl FnOnce()) {
+        if std::panic::catch_unwind(AssertUnwindSafe(serve)).is_err() {
+            add(&self.handler.counters.errors, 1);
+            tracing::error!("a request ended in a panic and was answered with EIO; this is a bug");
+        }
     }
 }
 
@@ -186,8 +196,9 @@ impl Filesystem for Fuse {
         let able = config.capabilities();
         let mut wanted = InitFlags::FUSE_ASYNC_READ
             | InitFlags::FUSE_PARALLEL_DIROPS
+            // Every batch with attributes, not READDIRPLUS_AUTO: that gives them to the first batch
+            // only if names are listed before the first `stat`, and the rest is a LOOKUP each.
             | InitFlags::FUSE_DO_READDIRPLUS
-            | InitFlags::FUSE_READDIRPLUS_AUTO
             // The kernel compares a directory's time of change before it uses entries it kept.
             | InitFlags::FUSE_AUTO_INVAL_DATA
             | InitFlags::FUSE_ASYNC_DIO;
@@ -210,7 +221,7 @@ impl Filesystem for Fuse {
 
     fn lookup(&self, _req: &FuseRequest, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.count(Request::Lookup);
-        self.handler.lookup(parent.0, name.as_bytes(), move |found| match found {
+        let answer = move |found| match found {
             Ok(Found::Entry { attr, attr_ttl, entry_ttl }) => {
                 reply.entry_with_ttls(&attr_ttl, &entry_ttl, &fuse_attr(&attr), GENERATION);
             }
@@ -219,20 +230,22 @@ impl Filesystem for Fuse {
             }
             Ok(Found::Absent { .. }) => reply.error(fuse_errno(Errno::NOENT)),
             Err(errno) => reply.error(fuse_errno(errno)),
-        });
+        };
+        self.shielded(|| self.handler.lookup(parent.0, name.as_bytes(), answer));
     }
 
     fn forget(&self, _req: &FuseRequest, ino: INodeNo, nlookup: u64) {
         self.count(Request::Forget);
-        self.handler.forget(ino.0, nlookup);
+        self.shielded(|| self.handler.forget(ino.0, nlookup));
     }
 
     fn getattr(&self, _: &FuseRequest, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         self.count(Request::Getattr);
-        self.handler.getattr(ino.0, move |result| match result {
+        let answer = move |result| match result {
             Ok((attr, ttl)) => reply.attr(&ttl, &fuse_attr(&attr)),
             Err(errno) => reply.error(fuse_errno(errno)),
-        });
+        };
+        self.shielded(|| self.handler.getattr(ino.0, answer));
     }
 
     fn readlink(&self, _req: &FuseRequest, _ino: INodeNo, reply: ReplyData) {
@@ -246,7 +259,7 @@ impl Filesystem for Fuse {
             // Once for the whole mount: the kernel then opens alone and keeps the pages.
             return reply.error(fuse_errno(Errno::NOSYS));
         }
-        self.handler.open(ino.0, reply);
+        self.shielded(|| self.handler.open(ino.0, reply));
     }
 
     fn read(
@@ -261,10 +274,11 @@ impl Filesystem for Fuse {
         reply: ReplyData,
     ) {
         self.count(Request::Read);
-        self.handler.read(ino.0, offset, size, move |result| match result {
+        let answer = move |result: Result<&[u8], Errno>| match result {
             Ok(bytes) => reply.data(bytes),
             Err(errno) => reply.error(fuse_errno(errno)),
-        });
+        };
+        self.shielded(|| self.handler.read(ino.0, offset, size, answer));
     }
 
     fn release(
@@ -279,7 +293,7 @@ impl Filesystem for Fuse {
     ) {
         self.count(Request::Release);
         // Nobody waits for this answer, and who was told may look at the counters at once.
-        self.handler.release(ino.0);
+        self.shielded(|| self.handler.release(ino.0));
         reply.ok();
     }
 
@@ -316,7 +330,7 @@ impl Filesystem for Fuse {
         reply: ReplyDirectory,
     ) {
         self.count(Request::Readdir);
-        self.handler.readdir(ino.0, offset, reply);
+        self.shielded(|| self.handler.readdir(ino.0, offset, reply));
     }
 
     fn readdirplus(
@@ -328,16 +342,18 @@ impl Filesystem for Fuse {
         reply: ReplyDirectoryPlus,
     ) {
         self.count(Request::Readdirplus);
-        self.handler.readdir(ino.0, offset, reply);
+        self.shielded(|| self.handler.readdir(ino.0, offset, reply));
     }
 
     fn statfs(&self, _req: &FuseRequest, _ino: INodeNo, reply: ReplyStatfs) {
         self.count(Request::Statfs);
-        let capacity = self.capacity.now();
-        let blocks = capacity.bytes_total.div_ceil(STATFS_BLOCK);
-        let free = capacity.bytes_free / STATFS_BLOCK;
-        let block = STATFS_BLOCK as u32;
-        reply.statfs(blocks, free, free, capacity.files, 0, block, 255, block);
+        self.shielded(|| {
+            let capacity = self.capacity.now();
+            let blocks = capacity.bytes_total.div_ceil(STATFS_BLOCK);
+            let free = capacity.bytes_free / STATFS_BLOCK;
+            let block = STATFS_BLOCK as u32;
+            reply.statfs(blocks, free, free, capacity.files, 0, block, 255, block);
+        });
     }
 
     fn getxattr(&self, _: &FuseRequest, _: INodeNo, _: &OsStr, _: u32, reply: ReplyXattr) {

@@ -29,18 +29,24 @@ use feedline_model::{BlockSource, Clock, Directory, EntryKind, ObjectIndex, Read
 use hashbrown::HashSet;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::attr::{Attr, Owner, time_of};
 use crate::errno::Errno;
 use crate::inode::{Identity, Inode, InodeTable, Kind, ROOT};
 use crate::notice::Notice;
 use crate::opening::IdleRing;
+use crate::reading::DiskTurns;
 use crate::stats::{Counters, MountStats, add};
 
 /// How long the kernel may keep the attributes of an object's inode: they never change, so any long
 /// time will do. A day bounds what a wrong clock could do.
 const FILE_ATTR_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long the kernel may keep what an outdated listing says, unless the listing's own TTL is
+/// shorter. Without it every step of every path would be a request while the bucket is down; a
+/// second is the most by which a change is seen later than the TTL promises.
+const OUTDATED_TTL_MS: u64 = 1_000;
 
 /// The longest name, as on every Linux file system.
 const NAME_MAX: usize = 255;
@@ -59,6 +65,8 @@ pub(crate) struct Parts {
     pub(crate) notices: mpsc::Sender<Notice>,
     pub(crate) owner: Owner,
     pub(crate) idle_backing_max: usize,
+    /// Request threads.
+    pub(crate) threads: usize,
 }
 
 /// The answer to a lookup.
@@ -76,11 +84,14 @@ pub(crate) struct Handler<B> {
     pub(crate) parts: Parts,
     pub(crate) inodes: InodeTable<B>,
     pub(crate) idle: IdleRing,
+    pub(crate) disk_turns: DiskTurns,
     pub(crate) counters: Counters,
     /// Decided once, before the first request: opens hand out cached files.
     pub(crate) passthrough: OnceLock<bool>,
     /// The first backing id that could not be made was logged.
     pub(crate) backing_trouble: AtomicBool,
+    /// True when the connection has ended: nobody waits for an answer any more.
+    pub(crate) ended: watch::Sender<bool>,
     logged: Mutex<HashSet<(Box<str>, i32)>>,
 }
 
@@ -88,15 +99,29 @@ impl<B: Send + Sync + 'static> Handler<B> {
     /// A handler that knows the root.
     pub(crate) fn new(parts: Parts) -> Arc<Self> {
         let idle = IdleRing::new(parts.idle_backing_max);
+        let disk_turns = DiskTurns::new(parts.threads);
         Arc::new(Self {
             parts,
             inodes: InodeTable::new(),
             idle,
+            disk_turns,
             counters: Counters::default(),
             passthrough: OnceLock::new(),
             backing_trouble: AtomicBool::new(false),
+            ended: watch::Sender::new(false),
             logged: Mutex::default(),
         })
+    }
+
+    /// What `work` gives, or EIO at once when the connection ends: a reply that waits for the
+    /// bucket would keep the device open after the unmount.
+    pub(crate) async fn while_mounted<T>(&self, work: impl Future<Output = T>) -> Result<T, Errno> {
+        let mut ended = self.ended.subscribe();
+        tokio::select! {
+            biased;
+            done = work => Ok(done),
+            _ = ended.wait_for(|ended| *ended) => Err(Errno::IO),
+        }
     }
 
     /// Counters now.
@@ -170,9 +195,11 @@ impl<B: Send + Sync + 'static> Handler<B> {
         (time_of(parent.changed_ms) + Duration::from_nanos(nanos), self.fresh(parent))
     }
 
-    /// How long `listing` may still be relied on.
+    /// How long the kernel may rely on `listing`. An outdated one is what the tree gives while the
+    /// store does not answer: see [`OUTDATED_TTL_MS`].
     pub(crate) fn fresh(&self, listing: &Directory) -> Duration {
-        Duration::from_millis(listing.fresh_ms(self.parts.clock.unix_ms()))
+        let least = OUTDATED_TTL_MS.min(listing.ttl_ms);
+        Duration::from_millis(listing.fresh_ms(self.parts.clock.unix_ms()).max(least))
     }
 
     /// The attributes of an inode and how long they may be kept.
@@ -245,10 +272,11 @@ impl<B: Send + Sync + 'static> Handler<B> {
         }
         let (handler, path) = (Arc::clone(self), Arc::clone(path));
         self.parts.runtime.spawn(async move {
-            let listing = match handler.parts.tree.list(&path).await {
-                Ok(Some(listing)) => Ok(listing),
-                Ok(None) => Err(Errno::NOENT),
-                Err(error) => Err(handler.errno(&error)),
+            let listing = match handler.while_mounted(handler.parts.tree.list(&path)).await {
+                Ok(Ok(Some(listing))) => Ok(listing),
+                Ok(Ok(None)) => Err(Errno::NOENT),
+                Ok(Err(error)) => Err(handler.errno(&error)),
+                Err(errno) => Err(errno),
             };
             then(&handler, listing);
         });

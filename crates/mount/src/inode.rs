@@ -285,7 +285,7 @@ mod tests {
         let table = InodeTable::<u32>::new();
         let path: Arc<str> = "d".into();
         let inode = table.look_up(&Identity::Directory(&path));
-        let _ = inode.open.lock().begin();
+        let _ = inode.open.lock().begin(true);
         assert!(table.forget(inode.number, 1).is_none());
         let _ = inode.open.lock().settle(None);
         assert!(inode.open.lock().release());

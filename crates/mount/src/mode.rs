@@ -36,8 +36,12 @@ pub(crate) enum Begin<B> {
     Join(Grant<B>),
     /// No handle was open; the idle backing id of an earlier open is used again.
     Reuse(Arc<B>),
-    /// No handle is open: look whether the object is complete, then call [`OpenState::settle`].
-    Decide,
+    /// No handle is open: look whether the object is complete, then call [`OpenState::settle`], or
+    /// [`OpenState::give_up`]. Drop what comes with it.
+    Decide {
+        /// The backing id of a file that the cache has dropped.
+        outdated: Option<Arc<B>>,
+    },
 }
 
 /// What an expiry of an idle backing id found.
@@ -77,20 +81,29 @@ impl<B> OpenState<B> {
         }
     }
 
-    /// Starts an open: counts the handle if the mode is known.
-    pub(crate) fn begin(&mut self) -> Begin<B> {
+    /// Starts an open: counts the handle if the mode is known. `complete`: the cache still has the
+    /// object whole. If not, an idle backing id is of a file that the cache dropped (found corrupt,
+    /// or freed), and is given up.
+    pub(crate) fn begin(&mut self, complete: bool) -> Begin<B> {
         if self.handles > 0 {
             self.handles += 1;
             return Begin::Join(self.grant());
         }
-        if let Some(backing) = self.backing.clone() {
+        if complete && let Some(backing) = self.backing.clone() {
             self.handles = 1;
             self.passthrough = true;
             self.used = true;
             return Begin::Reuse(backing);
         }
+        // An open that is being decided may count on the backing id.
+        let outdated = if self.deciding == 0 { self.backing.take() } else { None };
         self.deciding += 1;
-        Begin::Decide
+        Begin::Decide { outdated }
+    }
+
+    /// Ends an open that [`Begin::Decide`] started, without a handle.
+    pub(crate) fn give_up(&mut self) {
+        self.deciding -= 1;
     }
 
     /// Ends an open that [`Begin::Decide`] started, with a backing id if one could be made. A
@@ -151,7 +164,7 @@ mod tests {
     use super::*;
 
     fn decide(state: &mut OpenState<u32>, candidate: Option<u32>) -> Grant<u32> {
-        assert!(matches!(state.begin(), Begin::Decide));
+        assert!(matches!(state.begin(true), Begin::Decide { .. }));
         state.settle(candidate).0
     }
 
@@ -159,24 +172,24 @@ mod tests {
     fn the_mode_of_the_first_handle_is_joined_by_the_others() {
         let mut state = OpenState::default();
         assert!(matches!(decide(&mut state, None), Grant::Cached));
-        assert!(matches!(state.begin(), Begin::Join(Grant::Cached)));
+        assert!(matches!(state.begin(true), Begin::Join(Grant::Cached)));
         assert!(!state.release());
         assert!(state.release());
         assert!(matches!(decide(&mut state, Some(7)), Grant::Passthrough(id) if *id == 7));
-        assert!(matches!(state.begin(), Begin::Join(Grant::Passthrough(id)) if *id == 7));
+        assert!(matches!(state.begin(true), Begin::Join(Grant::Passthrough(id)) if *id == 7));
     }
 
     #[test]
     fn of_two_opens_that_decide_at_once_the_second_joins_the_first() {
         let mut state = OpenState::default();
-        assert!(matches!(state.begin(), Begin::Decide));
-        assert!(matches!(state.begin(), Begin::Decide));
+        assert!(matches!(state.begin(true), Begin::Decide { .. }));
+        assert!(matches!(state.begin(true), Begin::Decide { .. }));
         assert!(matches!(state.settle(None), (Grant::Cached, false, None)));
         assert!(matches!(state.settle(Some(2)), (Grant::Cached, false, Some(2))));
         state.release();
         state.release();
-        assert!(matches!(state.begin(), Begin::Decide));
-        assert!(matches!(state.begin(), Begin::Decide));
+        assert!(matches!(state.begin(true), Begin::Decide { .. }));
+        assert!(matches!(state.begin(true), Begin::Decide { .. }));
         assert!(matches!(state.settle(Some(3)), (Grant::Passthrough(_), true, None)));
         let (grant, taken, late) = state.settle(Some(4));
         assert!(matches!(grant, Grant::Passthrough(id) if *id == 3));
@@ -187,8 +200,8 @@ mod tests {
     #[test]
     fn a_decision_that_comes_after_the_first_handle_closed_uses_its_backing_id() {
         let mut state = OpenState::default();
-        assert!(matches!(state.begin(), Begin::Decide));
-        assert!(matches!(state.begin(), Begin::Decide));
+        assert!(matches!(state.begin(true), Begin::Decide { .. }));
+        assert!(matches!(state.begin(true), Begin::Decide { .. }));
         let _ = state.settle(Some(1));
         assert!(state.release());
         let (grant, taken, late) = state.settle(Some(2));
@@ -200,12 +213,25 @@ mod tests {
     #[test]
     fn an_object_is_let_go_only_when_nobody_uses_it() {
         let mut state = OpenState::default();
-        assert!(matches!(state.begin(), Begin::Decide));
+        assert!(matches!(state.begin(true), Begin::Decide { .. }));
         assert!(state.let_go().is_err(), "an open is being decided");
         let _ = state.settle(Some(1));
         assert!(state.let_go().is_err(), "a handle is open");
         state.release();
         assert_eq!(state.let_go().expect("idle").as_deref(), Some(&1));
+        assert_eq!(state.let_go().expect("idle"), None);
+    }
+
+    #[test]
+    fn the_backing_id_of_a_file_that_the_cache_dropped_is_not_used_again() {
+        let mut state = OpenState::default();
+        let _ = decide(&mut state, Some(1));
+        assert!(matches!(state.begin(false), Begin::Join(Grant::Passthrough(_))), "one mode");
+        state.release();
+        state.release();
+        let Begin::Decide { outdated } = state.begin(false) else { panic!("used again") };
+        assert_eq!(outdated.as_deref(), Some(&1));
+        state.give_up();
         assert_eq!(state.let_go().expect("idle"), None);
     }
 
@@ -216,7 +242,7 @@ mod tests {
         assert!(matches!(state.expire(), Expired::Kept));
         state.release();
         assert!(matches!(state.expire(), Expired::Kept), "used since the last look");
-        assert!(matches!(state.begin(), Begin::Reuse(_)));
+        assert!(matches!(state.begin(true), Begin::Reuse(_)));
         state.release();
         assert!(matches!(state.expire(), Expired::Kept));
         assert!(matches!(state.expire(), Expired::Dropped(_)));

@@ -209,10 +209,19 @@ pub enum Unmount {
     Abort,
 }
 
-/// Unmounts the file system with `device` from `path`; nothing to do if it is not on top there.
+/// Unmounts the file system with `device` from `path`; nothing to do if it is not there.
 pub(crate) fn unmount(path: &Path, device: &str, how: Unmount) -> Result<(), MountError> {
-    if mounts_at(path)?.last().is_none_or(|top| top.device != device) {
+    let mounts = mounts_at(path)?;
+    if !mounts.iter().any(|mount| mount.device == device) {
         return Ok(());
+    }
+    if let Some(top) = mounts.last()
+        && top.device != device
+    {
+        if how == Unmount::Abort {
+            abort(device);
+        }
+        return Err(MountError::Covered { path: path.to_owned(), source_name: top.source.clone() });
     }
     let flags = match how {
         Unmount::Normal => UnmountFlags::empty(),
@@ -223,6 +232,14 @@ pub(crate) fn unmount(path: &Path, device: &str, how: Unmount) -> Result<(), Mou
         io::ErrorKind::ResourceBusy => MountError::Busy { path: path.to_owned() },
         _ => MountError::system(format!("umount {}", path.display()), error),
     })
+}
+
+/// Ends a FUSE connection without touching a path, where the kernel's control file system is
+/// mounted. All requests then fail; what is mounted stays so.
+pub(crate) fn abort(device: &str) {
+    let Some((_, minor)) = device.split_once(':') else { return };
+    // Absent in many containers: there is then no other way.
+    let _ = fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1");
 }
 
 /// Raises how far the kernel reads ahead in files that we serve.

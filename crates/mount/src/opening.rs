@@ -65,6 +65,19 @@ pub(crate) trait OpenReply<B>: Send + 'static {
     fn answer(self, result: Result<Grant<B>, Errno>);
 }
 
+/// An open that is being decided. If it ends without a decision (a panic, the runtime's end), the
+/// object must not count as in use for ever.
+#[derive(Debug)]
+struct Deciding<B>(Option<Arc<Inode<B>>>);
+
+impl<B> Drop for Deciding<B> {
+    fn drop(&mut self) {
+        if let Some(inode) = self.0.take() {
+            inode.open.lock().give_up();
+        }
+    }
+}
+
 impl<B: Send + Sync + 'static> Handler<B> {
     /// Opens a file.
     pub(crate) fn open<R: OpenReply<B>>(self: &Arc<Self>, number: u64, reply: R) {
@@ -75,7 +88,8 @@ impl<B: Send + Sync + 'static> Handler<B> {
         let Kind::File { object, id, .. } = &inode.kind else {
             return reply.answer(Err(Errno::ISDIR));
         };
-        let begin = inode.open.lock().begin();
+        let complete = self.parts.index.contains(id);
+        let begin = inode.open.lock().begin(complete);
         match begin {
             Begin::Join(grant) => {
                 self.count_open(&grant, true);
@@ -87,22 +101,29 @@ impl<B: Send + Sync + 'static> Handler<B> {
                 self.count_open(&grant, true);
                 reply.answer(Ok(grant));
             }
-            // A large object may have to be verified first, which takes longer than a request
-            // thread may be away; a hop to another thread is nothing beside reading it.
-            Begin::Decide if object.version.size > PAGE_BYTES => {
-                let handler = Arc::clone(self);
-                let inode = Arc::clone(&inode);
-                self.parts.runtime.spawn_blocking(move || handler.decide(&inode, reply));
+            Begin::Decide { outdated } => {
+                drop(outdated);
+                let large = object.version.size > PAGE_BYTES;
+                let deciding = Deciding(Some(Arc::clone(&inode)));
+                if large && complete {
+                    // It may have to be verified first, which takes longer than a request thread
+                    // may be away; a hop to another thread is nothing beside reading it.
+                    let handler = Arc::clone(self);
+                    self.parts.runtime.spawn_blocking(move || handler.decide(reply, deciding));
+                } else {
+                    self.decide(reply, deciding);
+                }
             }
-            Begin::Decide => self.decide(&inode, reply),
         }
     }
 
-    fn decide<R: OpenReply<B>>(&self, inode: &Arc<Inode<B>>, reply: R) {
-        let candidate = match &inode.kind {
-            Kind::File { object, .. } => self.candidate(object, &reply),
-            Kind::Directory { .. } => None,
+    // `deciding` comes last so that it ends first: who sees the answer may at once evict.
+    fn decide<R: OpenReply<B>>(&self, reply: R, mut deciding: Deciding<B>) {
+        let candidate = match deciding.0.as_ref().map(|inode| &inode.kind) {
+            Some(Kind::File { object, .. }) => self.candidate(object, &reply),
+            _ => None,
         };
+        let Some(inode) = deciding.0.take() else { return };
         let (grant, taken, late) = inode.open.lock().settle(candidate);
         drop(late);
         self.count_open(&grant, false);

@@ -1,15 +1,17 @@
 //! READ: bytes for a handle that we serve (and for read-ahead hints on any handle).
 //!
-//! An object that is complete here is read in the request thread if its pages are in memory, in a
-//! blocking thread if they are on disk. Anything else is asked of the read chain, in a task: a
-//! request thread never waits for the store.
+//! An object that is complete here is read in the request thread, from memory or from disk: handing
+//! it to another thread costs a tenth of the CPU of the read. One request thread at least never
+//! waits for a disk, so that a slow or sick one holds up nothing else; what finds no turn is read in
+//! a blocking thread. Anything else is asked of the read chain, in a task: a request thread never
+//! waits for the store.
 
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use feedline_model::page::PAGE_BYTES;
 use feedline_model::{Object, Priority, ReadError};
@@ -28,6 +30,37 @@ const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 thread_local! {
     /// The request thread's buffer; grows to the largest READ (1 MiB).
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Request threads that may wait for a disk at once.
+#[derive(Debug)]
+pub(crate) struct DiskTurns {
+    waiting: AtomicUsize,
+    max: usize,
+}
+
+/// Leave for one request thread to wait for a disk, while it lives.
+#[derive(Debug)]
+pub(crate) struct DiskTurn<'a>(&'a DiskTurns);
+
+impl DiskTurns {
+    /// All of `threads` but one.
+    pub(crate) fn new(threads: usize) -> Self {
+        Self { waiting: AtomicUsize::new(0), max: threads.saturating_sub(1) }
+    }
+
+    /// A turn, or `None` if all are taken.
+    pub(crate) fn take(&self) -> Option<DiskTurn<'_>> {
+        let one_more = |waiting| (waiting < self.max).then_some(waiting + 1);
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        self.waiting.fetch_update(set, fetch, one_more).ok().map(|_| DiskTurn(self))
+    }
+}
+
+impl Drop for DiskTurn<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl<B: Send + Sync + 'static> Handler<B> {
@@ -82,7 +115,12 @@ impl<B: Send + Sync + 'static> Handler<B> {
             // Pages are in memory or the call returns at once.
             let mut slices = [IoSliceMut::new(buffer)];
             let read = rustix::io::preadv2(&file, &mut slices, range.start, ReadWriteFlags::NOWAIT);
-            if read == Ok(size) {
+            let read = read == Ok(size)
+                || self
+                    .disk_turns
+                    .take()
+                    .is_some_and(|_turn| read_full(&file, buffer, range.start).is_ok());
+            if read {
                 add(&self.counters.read_bytes_local, size as u64);
                 reply(Ok(buffer));
                 return None;
@@ -115,12 +153,14 @@ impl<B: Send + Sync + 'static> Handler<B> {
             let Kind::File { object, parent, .. } = &inode.kind else {
                 return reply(Err(Errno::ISDIR));
             };
-            match handler.parts.blocks.read(object, range, Priority::Demand).await {
-                Ok(bytes) => reply(Ok(&bytes)),
-                Err(error) => {
+            let read = handler.parts.blocks.read(object, range, Priority::Demand);
+            match handler.while_mounted(read).await {
+                Ok(Ok(bytes)) => reply(Ok(&bytes)),
+                Ok(Err(error)) => {
                     handler.learn(&error, object, parent);
                     reply(Err(handler.errno(&error)));
                 }
+                Err(errno) => reply(Err(errno)),
             }
         });
     }
@@ -157,4 +197,21 @@ fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_request_thread_never_waits_for_a_disk() {
+        let turns = DiskTurns::new(3);
+        let first = turns.take().expect("two may wait");
+        let second = turns.take().expect("two may wait");
+        assert!(turns.take().is_none(), "the third takes other requests");
+        drop(first);
+        let _third = turns.take().expect("one is back");
+        drop(second);
+        assert!(DiskTurns::new(1).take().is_none());
+    }
 }

@@ -231,3 +231,18 @@ fn a_reader_in_the_middle_of_a_listing_that_is_replaced_sees_each_name_once() {
     assert_eq!(seen.len(), 3_000);
     assert!(seen.is_sorted(), "none lost, none doubled");
 }
+
+#[test]
+fn a_listing_read_to_its_end_before_the_first_stat_costs_no_lookup_per_name() {
+    let bed = Bed::new(TTL, |_| {});
+    for index in 0..1_000 {
+        bed.put(&format!("d/f{index:04}"), index, 100);
+    }
+    let names: Vec<_> =
+        fs::read_dir(bed.path("d")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    for name in names {
+        assert_eq!(fs::metadata(name).unwrap().len(), 100);
+    }
+    let requests = bed.stats().requests;
+    assert_eq!(requests["lookup"], 1, "the directory: {requests:?}");
+}

@@ -36,6 +36,8 @@ pub(crate) struct TestTree {
     bucket: Mutex<BTreeMap<String, Object>>,
     known: Mutex<HashMap<String, Arc<Directory>>>,
     pub(crate) lists: AtomicUsize,
+    /// The bucket does not answer: the listing known is given, however old.
+    pub(crate) down: AtomicBool,
 }
 
 impl TestTree {
@@ -73,6 +75,10 @@ impl Tree for TestTree {
 
     async fn list(&self, path: &str) -> Result<Option<Arc<Directory>>, ReadError> {
         self.lists.fetch_add(1, Ordering::Relaxed);
+        if self.down.load(Ordering::Relaxed) {
+            let known = self.known.lock().get(path).cloned();
+            return known.map(Some).ok_or_else(MemorySource::unavailable);
+        }
         let Some(mut listing) = self.build(path) else {
             self.known.lock().remove(path);
             return Ok(None);
@@ -101,9 +107,17 @@ pub(crate) struct TestIndex {
     holder: Mutex<Option<Arc<dyn ObjectHolder>>>,
     pub(crate) opens: AtomicUsize,
     pub(crate) touches: AtomicUsize,
+    /// Every call to `open` panics.
+    pub(crate) panics: AtomicBool,
 }
 
 impl TestIndex {
+    /// As the cache does with a file found corrupt: forgotten and unlinked, nobody is asked.
+    pub(crate) fn drop_corrupt(&self, id: &ObjectId) {
+        let (path, _) = self.files.lock().remove(id).unwrap();
+        fs::remove_file(path).unwrap();
+    }
+
     pub(crate) fn complete(&self, object: &Object, bytes: &[u8]) {
         static SERIAL: AtomicU64 = AtomicU64::new(0);
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
@@ -129,6 +143,7 @@ impl TestIndex {
 
 impl ObjectIndex for TestIndex {
     fn open(&self, object: &Object) -> Option<CachedFile> {
+        assert!(!self.panics.load(Ordering::Relaxed), "a panic that the test asked for");
         self.opens.fetch_add(1, Ordering::Relaxed);
         let (path, size) = self.files.lock().get(&object.id()).cloned()?;
         let file = File::open(path).ok()?;
@@ -154,6 +169,8 @@ pub(crate) struct Chain {
     pub(crate) source: Arc<MemorySource>,
     index: Arc<TestIndex>,
     pub(crate) publish: AtomicBool,
+    /// Every read panics.
+    pub(crate) panics: AtomicBool,
 }
 
 #[async_trait::async_trait]
@@ -164,6 +181,7 @@ impl BlockSource for Chain {
         range: Range<u64>,
         priority: Priority,
     ) -> Result<Bytes, ReadError> {
+        assert!(!self.panics.load(Ordering::Relaxed), "a panic that the test asked for");
         let path = self.index.files.lock().get(&object.id()).map(|(path, _)| path.clone());
         if let Some(bytes) = path.and_then(|path| fs::read(path).ok()) {
             return Ok(Bytes::from(bytes).slice(range.start as usize..range.end as usize));
@@ -213,6 +231,7 @@ impl Bed {
             bucket: Mutex::default(),
             known: Mutex::default(),
             lists: AtomicUsize::new(0),
+            down: AtomicBool::new(false),
         });
         let index = Arc::new(TestIndex {
             dir: cache.path().to_owned(),
@@ -220,11 +239,13 @@ impl Bed {
             holder: Mutex::default(),
             opens: AtomicUsize::new(0),
             touches: AtomicUsize::new(0),
+            panics: AtomicBool::new(false),
         });
         let chain = Arc::new(Chain {
             source: Arc::clone(&source),
             index: Arc::clone(&index),
             publish: AtomicBool::new(false),
+            panics: AtomicBool::new(false),
         });
         let mut config = MountConfig::new(mountpoint.path());
         config.cache_dirs = vec![cache.path().to_owned()];
