@@ -12,7 +12,8 @@ use crate::sim::S3Sim;
 /// An S3 server over a folder, with the latency, limits and faults of a cloud.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// Folder whose directories are the buckets; created if missing
+    /// Folder whose directories are the buckets; created if missing. The tags of files that lie there
+    /// already are no MD5: rclone needs --ignore-checksum for them
     #[arg(long, value_name = "DIR")]
     pub root: PathBuf,
     /// Address to listen on; port 0 takes a free one

@@ -21,6 +21,9 @@
 //! # Deliberately absent
 //!
 //! - Virtual-host addressing, versions, access lists, HTTP/2 and TLS.
+//! - The MD5 of files that were put into the folder by other means: their tag has its form, as with
+//!   SSE-KMS, but no bytes are read for it. rclone takes it for the MD5: `copy --ignore-checksum`,
+//!   `check --download`.
 //! - Durability. Files are renamed into place but not synced, and keys that no folder can hold live
 //!   in memory only.
 //!

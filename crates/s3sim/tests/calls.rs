@@ -1,9 +1,13 @@
 //! The S3 calls, byte by byte, on a folder and in memory.
+#![expect(clippy::disallowed_methods, reason = "it measures a server on the real clock")]
 
 mod common;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use common::{ask, elements, get};
 use feedline_s3sim::S3Sim;
@@ -231,16 +235,36 @@ fn counters_say_what_was_asked_by_verb_and_by_key() {
     assert_eq!((sim.stats().requests(), sim.gets_by_key().len()), (0, 0));
 }
 
+/// Waits until so many requests are being served; far above any wait here is the patience.
+fn until_in_flight(sim: &S3Sim, wanted: u64) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while sim.stats().in_flight != wanted {
+        assert!(Instant::now() < deadline, "{} in flight, not {wanted}", sim.stats().in_flight);
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn requests_at_one_time_are_counted_at_their_most() {
-    let sim = S3Sim::builder().latency_ms(300).start().expect("a free port");
+    // Given answers that no test waits for, so that every request stays in flight,
+    let sim = S3Sim::builder().latency(Duration::from_secs(3600)).start().expect("a free port");
     sim.put_object("b", "key", "x");
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| get(&sim, "/b/key"));
-        }
-    });
+    let ask = || {
+        let mut stream = TcpStream::connect(sim.address()).expect("the server listens");
+        stream.write_all(b"GET /b/key HTTP/1.1\r\nhost: h\r\n\r\n").expect("sent");
+        stream
+    };
+    // when four are sent and their clients go away, and then one more is sent,
+    let streams: Vec<_> = std::iter::repeat_with(ask).take(4).collect();
+    until_in_flight(&sim, 4);
+    drop(streams);
+    until_in_flight(&sim, 0);
+    let _stream = ask();
+    until_in_flight(&sim, 1);
+    // then four were the most, until the counters begin anew.
     assert_eq!(sim.stats().in_flight_max, 4);
+    sim.reset_stats();
+    assert_eq!(sim.stats().in_flight_max, 1);
 }
 
 #[tokio::test]

@@ -121,6 +121,10 @@ fn rclone_copies_lists_checks_and_deletes() {
     rclone(&["copyto", "sim:bucket/data/large", "sim:bucket/moved"]);
     rclone(&["purge", "sim:bucket/data"]);
     assert_eq!(rclone(&["lsf", "-R", "sim:bucket"]).trim(), "moved");
+    // A file that was put into the folder has a tag that is no MD5, for which rclone takes it.
+    fs::write(dir.path().join("root/bucket/own"), b"put past the server").expect("a file");
+    rclone(&["copy", "--ignore-checksum", "sim:bucket/own", &path(&copy)]);
+    assert_eq!(fs::read(copy.join("own")).expect("copied"), b"put past the server");
 }
 
 /// A mount that is taken down whatever happens.
