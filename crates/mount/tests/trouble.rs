@@ -226,3 +226,15 @@ fn a_mount_covered_by_another_is_not_taken_for_unmounted() {
     bed.mount().unmount(Unmount::Normal).unwrap();
     bed.runtime.block_on(bed.mount().wait());
 }
+
+#[test]
+fn dropping_a_mount_that_lives_on_under_another_does_not_wait_for_ever() {
+    let mut bed = Bed::new(TTL, |_| {});
+    let (root, flags) = (bed.root.clone(), rustix::mount::UnmountFlags::DETACH);
+    let cover = rustix::mount::MountFlags::empty();
+    rustix::mount::mount("cover", &root, "tmpfs", cover, None).unwrap();
+    bed.mount = None;
+    rustix::mount::unmount(&root, flags).unwrap();
+    // Ours is below, served or (where the control file system is mounted) aborted.
+    rustix::mount::unmount(&root, flags).unwrap();
+}
