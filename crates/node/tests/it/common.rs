@@ -1,7 +1,5 @@
 //! A node over a simulated bucket and a real mount, in directories of its own.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,14 +1,10 @@
 //! The rooms together: a simulated bucket behind a socket, a real cache, a real mount.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
-
-mod common;
-
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 
-use common::{BUCKET, Content, Site, below, bytes_of, tree};
+use crate::common::{BUCKET, Content, Site, below, bytes_of, tree};
 use feedline_node::api::{CheckEvent, PathQuery};
 use feedline_s3sim::{FaultKind, FaultRule};
 
