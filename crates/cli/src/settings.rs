@@ -94,7 +94,7 @@ impl SettingFlags {
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct RunDir {
     /// Where daemons registered, if `mount` was given --run-dir [env: FEEDLINE_RUN_DIR]
-    #[arg(long = "run-dir", value_name = "DIR")]
+    #[arg(id = "run_dir", long = "run-dir", value_name = "DIR")]
     dir: Option<PathBuf>,
 }
 

@@ -5,9 +5,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test may panic as the test itself may")]
 
+mod configured;
 mod errors;
+mod hard;
 mod lifecycle;
 mod mount_helper;
+mod names;
 mod plain;
+mod readme;
 mod sandbox;
 mod watchdog;

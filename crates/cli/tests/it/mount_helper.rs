@@ -51,7 +51,7 @@ fn mount_calls_the_helper_and_its_options_are_settings() {
     Ran::of(&mut mount).ok();
     sandbox.read_right("train/a.jpg");
     assert!(mount_flags(&sandbox).contains("noexec"), "{}", mount_flags(&sandbox));
-    let config = sandbox.run(&["config", "--json", "--of", sandbox.mnt_str()]).json();
+    let config = sandbox.run(&["config", "--json", sandbox.mnt_str()]).json();
     let value = |name: &str| {
         let found = config.as_array().unwrap().iter().find(|setting| setting["name"] == name);
         found.unwrap()["value"].as_str().unwrap().to_owned()

@@ -38,6 +38,32 @@ fn every_command_has_a_help_that_is_listed() {
 }
 
 #[test]
+fn the_help_of_mount_teaches_every_setting_with_its_default_and_its_variable() {
+    let sandbox = Sandbox::new();
+    let help = sandbox.run(&["help", "mount"]).ok();
+    // Without the line breaks, which depend on the width.
+    let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    let list = sandbox.run(&["config", "--json"]).json();
+    // The sandbox sets none of these by variable, so the table is what the help was made from.
+    for setting in list.as_array().unwrap() {
+        let name = setting["name"].as_str().unwrap();
+        assert!(help.contains(&format!("--{}", name.replace('_', "-"))), "{name}");
+        assert!(help.contains(&format!("[env: FEEDLINE_{}]", name.to_uppercase())), "{name}");
+        let (value, meaning) = (&setting["value"], setting["help"].as_str().unwrap());
+        assert!(help.contains(meaning), "{name}: {meaning} is not in {help}");
+        if setting["source"] == "default" && !meaning.contains("empty:") && value != "" {
+            let default = format!("[default: {}]", value.as_str().unwrap());
+            assert!(help.contains(&default), "{name}: {default}");
+        }
+    }
+    for example in ["feedline mount s3://", "/etc/fstab", "--config", "[env: FEEDLINE_CONFIG]"] {
+        assert!(help.contains(example), "{example}: {help}");
+    }
+    let short = sandbox.run(&["mount", "-h"]).ok();
+    assert!(!short.contains("[env: FEEDLINE_BUFFER]"), "the short help stays short: {short}");
+}
+
+#[test]
 fn completions_and_manual_are_generated() {
     let sandbox = Sandbox::new();
     for shell in ["bash", "zsh", "fish"] {
@@ -47,8 +73,14 @@ fn completions_and_manual_are_generated() {
     assert!(sandbox.run(&["man"]).ok().contains(".TH"));
     let dir = sandbox.path("man1");
     sandbox.run(&["man", dir.to_str().unwrap()]).ok();
+    for command in COMMANDS {
+        let page = fs::read_to_string(dir.join(format!("feedline-{command}.1"))).unwrap();
+        assert!(page.starts_with(".ie") && page.contains(".TH feedline-"), "{command}: {page}");
+    }
     let page = fs::read_to_string(dir.join("feedline-mount.1")).unwrap();
-    assert!(page.contains("metadata"), "{page}");
+    assert!(page.contains("metadata\\-ttl") && page.contains("FEEDLINE_METADATA_TTL"), "{page}");
+    assert!(fs::read_to_string(dir.join("feedline.1")).unwrap().contains("Exit codes"));
+    assert!(!dir.join("feedline-watchdog.1").exists(), "it is no command for people");
 }
 
 #[test]

@@ -171,7 +171,11 @@ pub(crate) struct Ran {
 
 impl Ran {
     pub(crate) fn of(command: &mut Command) -> Self {
-        let Output { status, stdout, stderr } = command.output().unwrap();
+        Self::from(command.output().unwrap())
+    }
+
+    pub(crate) fn from(output: Output) -> Self {
+        let Output { status, stdout, stderr } = output;
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Self { code: status.code(), stdout: text(stdout), stderr: text(stderr) }
     }
