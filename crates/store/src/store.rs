@@ -27,6 +27,7 @@ use crate::retry::{RetryParts, RetryPolicy, RetrySource};
 use crate::s3::S3Backend;
 use crate::s3::credentials::S3Credentials;
 use crate::s3::profile::read_profile;
+use crate::s3::sign::Signer;
 use crate::stats::StoreStats;
 use crate::upload::{UploadTarget, Uploader};
 
@@ -166,6 +167,14 @@ fn checked_endpoint(endpoint: &str) -> Result<String, OpenError> {
     Ok(endpoint.trim_end_matches('/').to_owned())
 }
 
+/// The address as the HTTP client sends it, since a signature covers it, and its host.
+fn normalised(bucket_url: &str) -> Result<(String, String), OpenError> {
+    let parsed = url::Url::parse(bucket_url)
+        .map_err(|e| OpenError::Endpoint { endpoint: bucket_url.to_owned(), why: e.to_string() })?;
+    let host = parsed[url::Position::BeforeHost..url::Position::AfterPort].to_owned();
+    Ok((parsed.as_str().trim_end_matches('/').to_owned(), host))
+}
+
 /// True if the bucket can be the first label of a host name: a dot would be outside of S3's TLS
 /// certificate, and a host name has no upper case and no underscore (buckets of before 2018 may).
 fn fits_host_name(bucket: &str) -> bool {
@@ -240,7 +249,9 @@ fn open_s3(
         builder = builder.with_credentials(credentials.provider());
     }
     let upload = builder.build().map_err(|e| client_error(url, &e))?;
+    let (bucket_url, host) = normalised(&bucket_url)?;
     let backend = S3Backend {
+        signer: Signer::new(host, region.clone()),
         http: connect(&options, &url.base())?,
         credentials,
         region,

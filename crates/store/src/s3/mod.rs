@@ -2,7 +2,7 @@
 //!
 //! Requests are made here and not through `object_store::ObjectStore`, because that parses every key
 //! of a listing as a path: one key with an empty part, `.` or a control character fails the whole
-//! page, and the slash of a marker `a/` is lost. Its client, signer and credential providers are used.
+//! page, and the slash of a marker `a/` is lost. Its client and credential providers are used.
 //!
 //! # Invariants
 //!
@@ -15,6 +15,7 @@
 
 pub(crate) mod credentials;
 pub(crate) mod profile;
+pub(crate) mod sign;
 pub(crate) mod xml;
 
 use std::fmt::Write as _;
@@ -27,7 +28,6 @@ use bytes::Bytes;
 use feedline_model::{Clock, ListPage, ListRequest, Object};
 use http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_MATCH, RANGE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use object_store::aws::AwsAuthorizer;
 use object_store::client::{HttpClient, HttpRequest, HttpRequestBody, HttpResponse};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -35,6 +35,7 @@ use crate::backend::Backend;
 use crate::failure::{Failure, StatusAnswer};
 use crate::http::{Watchdog, http_failure, read_body, read_text};
 use credentials::S3Credentials;
+use sign::Signer;
 
 /// What a signature leaves as it is; everything else is percent-encoded.
 const QUERY_ENCODE: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -57,6 +58,7 @@ pub(crate) struct S3Backend {
     /// `None`: requests are not signed.
     pub(crate) credentials: Option<S3Credentials>,
     pub(crate) region: String,
+    pub(crate) signer: Signer,
     /// The bucket's address, without a slash at the end.
     pub(crate) bucket_url: String,
     pub(crate) clock: Arc<dyn Clock>,
@@ -96,9 +98,12 @@ impl S3Backend {
                     ))
                 })??;
             generation = Some(number);
-            AwsAuthorizer::new(&credential, "s3", &self.region)
-                .try_authorize(&mut request, None)
-                .map_err(|e| Failure::Malformed(format!("cannot sign: {e}")))?;
+            let (path, query) = (request.uri().path().to_owned(), request.uri().query());
+            let query = query.unwrap_or_default().to_owned();
+            let now = self.clock.unix_ms();
+            self.signer
+                .sign(&credential, now, &path, &query, request.headers_mut())
+                .map_err(|why| Failure::CredentialsMissing(format!("cannot sign: {why}")))?;
         }
         let response = watchdog.guard(self.http.execute(request)).await?;
         let response = response.map_err(|error| http_failure(&error))?;
@@ -166,22 +171,24 @@ impl Backend for S3Backend {
     }
 
     async fn list(&self, request: &ListRequest) -> Result<ListPage, Failure> {
-        // Signatures sort the parameters themselves. Keys come URL-encoded, or else XML could not
-        // carry control characters.
+        // The parameters are in the order of their names, as a signature wants them. Keys come
+        // URL-encoded, or else XML could not carry control characters.
         let separator = if self.bucket_url.matches('/').count() > 2 { "" } else { "/" };
-        let mut uri =
-            format!("{}{separator}?list-type=2&encoding-type=url&max-keys=1000", self.bucket_url);
-        let mut parameter = |name: &str, value: &str| {
-            let _ = write!(uri, "&{name}={}", utf8_percent_encode(value, &QUERY_ENCODE));
-        };
-        if request.delimiter {
-            parameter("delimiter", "/");
-        }
-        if !request.prefix.is_empty() {
-            parameter("prefix", &request.prefix);
-        }
-        if let Some(token) = &request.token {
-            parameter("continuation-token", token);
+        let token = request.token.as_deref();
+        let prefix = (!request.prefix.is_empty()).then_some(request.prefix.as_str());
+        let parameters = [
+            ("continuation-token", token),
+            ("delimiter", request.delimiter.then_some("/")),
+            ("encoding-type", Some("url")),
+            ("list-type", Some("2")),
+            ("max-keys", Some("1000")),
+            ("prefix", prefix),
+        ];
+        let mut uri = format!("{}{separator}", self.bucket_url);
+        let mut mark = '?';
+        for (name, value) in parameters.into_iter().filter_map(|(n, v)| Some((n, v?))) {
+            let _ = write!(uri, "{mark}{name}={}", utf8_percent_encode(value, &QUERY_ENCODE));
+            mark = '&';
         }
         let mut watchdog = Watchdog::new(&self.clock, self.timeout, LIST_BYTES_MAX as u64 / 16);
         let response = self.send(uri, HeaderMap::new(), &mut watchdog).await?;

@@ -225,7 +225,10 @@ async fn a_listing_in_mid_air_is_repeated_and_retry_after_is_honoured() {
     let spent = feedline_model::Clock::monotonic(&clock);
     assert!(spent >= Duration::from_secs(1), "came back after {spent:?}");
     assert_eq!(server.requests.lock().len(), 3);
-    assert!(server.requests.lock()[0].contains(&format!("GET /{BUCKET}?list-type=2")));
+    assert!(
+        server.requests.lock()[0]
+            .contains(&format!("GET /{BUCKET}?delimiter=%2F&encoding-type=url&list-type=2"))
+    );
 }
 
 #[tokio::test]
