@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
@@ -23,6 +24,9 @@ use crate::read::{Access, Plan, ReadArgs};
 const FILL_READERS: usize = 64;
 /// Passes until a cache must be whole: the first reads, large objects are completed behind it.
 const FILL_PASSES_MAX: usize = 5;
+
+/// What was read a moment ago may still be on its way to the disk, in memory twice.
+const SETTLE: Duration = Duration::from_secs(2);
 
 /// What the groups share: the bucket, its folders, and scratch space. Dropping it removes the scratch.
 #[derive(Debug)]
@@ -67,8 +71,14 @@ impl Collector<'_> {
     }
 }
 
-/// A place to read, and the mount behind it (`None`: ext4).
-type Place<'a> = (Option<&'a Mount>, Plan);
+/// A place to read and the mount behind it (`None`: ext4).
+struct Place<'a> {
+    mount: Option<&'a Mount>,
+    /// Brings everything into the page cache.
+    warm: Plan,
+    /// What is measured.
+    plan: Plan,
+}
 
 impl Lab {
     /// Measures every row of `group`, all rounds.
@@ -104,30 +114,48 @@ impl Lab {
         anyhow::bail!("the cache of {bucket} still asks the bucket after {FILL_PASSES_MAX} passes")
     }
 
+    /// The plain copy and a filled mount of each mode.
+    fn places<'a>(&self, mounts: &'a [Mount], at: &str, args: &ReadArgs) -> Result<Vec<Place<'a>>> {
+        let own = std::iter::once((None, self.root.join(at)));
+        let all = own.chain(mounts.iter().map(|mount| (Some(mount), mount.dir.clone())));
+        all.map(|(mount, dir)| {
+            let path = dir.join(&args.path);
+            // From start to end, whatever is measured: places at random leave gaps.
+            let (access, readers) = match args.access {
+                Access::Random128k => (Access::Read, 1),
+                access => (access, args.readers),
+            };
+            let plan = ReadArgs { path, ..args.clone() };
+            let warm = ReadArgs { access, readers, ..plan.clone() };
+            Ok(Place { mount, warm: Plan::new(&warm)?, plan: Plan::new(&plan)? })
+        })
+        .collect()
+    }
+
     /// Each place once, beginning with another one in each round.
     fn in_turn(&self, places: &[Place<'_>], cache: Cache, round: usize) -> Result<Vec<Contestant>> {
         (0..places.len())
             .map(|turn| {
-                let (mount, plan) = &places[(turn + round) % places.len()];
-                if cache == Cache::Dropped {
-                    drop_caches()?;
+                let Place { mount, warm, plan } = &places[(turn + round) % places.len()];
+                match cache {
+                    // Before each pass: whoever else drops caches must not make a hot pass cold.
+                    Cache::Hot => {
+                        warm.pass(round)?;
+                    }
+                    Cache::Dropped => drop_caches()?,
                 }
                 Contestant::read(&self.bucket, *mount, plan, round)
             })
             .collect()
     }
 
+    fn filled_both(&self, bucket: &str) -> Result<Vec<Mount>> {
+        MODES.iter().map(|mode| self.filled(mode, bucket)).collect()
+    }
+
     fn small(&self, cache: Cache, into: &mut Collector<'_>) -> Result<()> {
-        let [first, second] = MODES;
-        let mounts = [self.filled(first, "small")?, self.filled(second, "small")?];
-        let plan = |dir: &Path| Plan::new(&ReadArgs::new(dir));
-        let mut places = vec![(None, plan(&self.root.join("small"))?)];
-        for mount in &mounts {
-            places.push((Some(mount), plan(&mount.dir)?));
-        }
-        if cache == Cache::Hot {
-            places.iter().try_for_each(|(_, plan)| plan.pass(0).map(drop))?;
-        }
+        let mounts = self.filled_both("small")?;
+        let places = self.places(&mounts, "small", &ReadArgs::new(Path::new("")))?;
         for round in 0..self.rounds {
             into.round(self, round)?;
             let contestants = self.in_turn(&places, cache, round)?;
@@ -136,7 +164,7 @@ impl Lab {
                     Cache::Hot => format!("hot-{mode}"),
                     Cache::Dropped => format!("dropped-{mode}"),
                 };
-                add_ratio(into, &name, mode, &contestants, Contestant::files_per_s)?;
+                add_ratio(into, &name, (mode, "ext4"), &contestants, Contestant::files_per_s)?;
             }
         }
         drop(places);
@@ -144,28 +172,16 @@ impl Lab {
     }
 
     fn large(&self, access: Access, cache: Cache, into: &mut Collector<'_>) -> Result<()> {
-        let [first, second] = MODES;
-        let mounts = [self.filled(first, "large")?, self.filled(second, "large")?];
+        let mounts = self.filled_both("large")?;
         let readers = LARGE.iter().find(|(_, of, _)| *of == access).map_or(1, |(_, _, n)| *n);
-        let plan = |dir: &Path, access, readers| {
-            Plan::new(&ReadArgs { access, readers, ..ReadArgs::new(&dir.join("large.bin")) })
-        };
-        let mut places = vec![(None, self.root.join("large"))];
-        places.extend(mounts.iter().map(|mount| (Some(mount), mount.dir.clone())));
-        if cache == Cache::Hot {
-            // From start to end, whatever is measured: places at random leave gaps.
-            places.iter().try_for_each(|(_, dir)| plan(dir, Access::Read, 1)?.pass(0).map(drop))?;
-        }
-        let places: Vec<Place<'_>> = places
-            .into_iter()
-            .map(|(mount, dir)| Ok((mount, plan(&dir, access, readers)?)))
-            .collect::<Result<_>>()?;
+        let args = ReadArgs { access, readers, ..ReadArgs::new(Path::new("large.bin")) };
+        let places = self.places(&mounts, "large", &args)?;
         for round in 0..self.rounds {
             into.round(self, round)?;
             let contestants = self.in_turn(&places, cache, round)?;
             for mode in MODES {
                 let name = large_name(access, cache, mode);
-                add_ratio(into, &name, mode, &contestants, Contestant::mb_per_s)?;
+                add_ratio(into, &name, (mode, "ext4"), &contestants, Contestant::mb_per_s)?;
             }
         }
         drop(places);
@@ -197,6 +213,7 @@ impl Lab {
         let plan = Plan::new(&args)?;
         let page_cache = memory_bytes("Cached:")?;
         let mut cold = Contestant::read(&self.bucket, Some(&mount), &plan, 0)?;
+        crate::time::sleep(SETTLE);
         let added = memory_bytes("Cached:")?.saturating_sub(page_cache);
         cold.page_cache_bytes = Some(added);
         let used = self.bucket.requests()?.since(start);
@@ -234,11 +251,11 @@ impl Lab {
     }
 
     fn s3fs(&self, into: &mut Collector<'_>) -> Result<()> {
-        let [first, second] = MODES;
-        let whole = [self.filled(first, "small")?, self.filled(second, "small")?];
-        let plans = whole.each_ref().map(|mount| Plan::new(&ReadArgs::new(&mount.dir)));
-        let plans = plans.into_iter().collect::<Result<Vec<_>>>()?;
-        plans.iter().try_for_each(|plan| plan.pass(0).map(drop))?;
+        let whole = self.filled_both("small")?;
+        let plans: Vec<Plan> = whole
+            .iter()
+            .map(|mount| Plan::new(&ReadArgs::new(&mount.dir)))
+            .collect::<Result<_>>()?;
         for round in 0..self.rounds {
             into.round(self, round)?;
             let mut systems = [System::S3fs, System::Feedline("passthrough")];
@@ -256,11 +273,13 @@ impl Lab {
                 mount.discard()?;
             }
             for (mount, plan) in whole.iter().zip(&plans) {
+                plan.pass(round)?;
                 hot.push(Contestant::read(&self.bucket, Some(mount), plan, round)?);
             }
-            add_against(into, "cold-s3fs", ("passthrough", "s3fs"), &cold)?;
+            let speed = Contestant::files_per_s;
+            add_ratio(into, "cold-s3fs", ("passthrough", "s3fs"), &cold, speed)?;
             for mode in MODES {
-                add_against(into, &format!("hot-s3fs-{mode}"), (mode, "s3fs"), &hot)?;
+                add_ratio(into, &format!("hot-s3fs-{mode}"), (mode, "s3fs"), &hot, speed)?;
             }
         }
         whole.into_iter().try_for_each(Mount::end)
@@ -299,28 +318,8 @@ impl Lab {
     }
 }
 
-/// Adds the ratio of Feedline in `mode` to ext4.
+/// Adds the ratio of Feedline in a mode to the yardstick, by name.
 fn add_ratio(
-    into: &mut Collector<'_>,
-    row: &str,
-    mode: &str,
-    contestants: &[Contestant],
-    speed: fn(&Contestant) -> f64,
-) -> Result<()> {
-    add_ratio_of(into, row, (mode, "ext4"), contestants, speed)
-}
-
-/// Adds the ratio in files a second.
-fn add_against(
-    into: &mut Collector<'_>,
-    row: &str,
-    who: (&str, &str),
-    contestants: &[Contestant],
-) -> Result<()> {
-    add_ratio_of(into, row, who, contestants, Contestant::files_per_s)
-}
-
-fn add_ratio_of(
     into: &mut Collector<'_>,
     row: &str,
     (mode, yardstick): (&str, &str),

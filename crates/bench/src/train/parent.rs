@@ -1,7 +1,8 @@
 //! The parent of the training processes: starts them, keeps them in step, adds up.
 
+use std::fmt::Write as _;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Write as _};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -87,28 +88,67 @@ fn print_speed(process: usize, event: &Event) {
 }
 
 fn print_epoch(result: &EpochResult) {
+    println!("{}", epoch_table(result));
+}
+
+/// One line for each process and one for the node: speed, and what a file took in its parts.
+fn epoch_table(result: &EpochResult) -> String {
+    let mut text = format!(
+        "epoch {:<4} {:>8} {:>8} {:>9} {:>7} {:>7} {:>7} {:>17} {:>17} {:>17}\n{:>58} {:>17} {:>17} {:>17}",
+        result.epoch,
+        "images",
+        "seconds",
+        "images/s",
+        "MB/s",
+        "list s",
+        "CPU s",
+        "open",
+        "read",
+        "decode",
+        "",
+        "p50/p99 us",
+        "p50/p99 us",
+        "p50/p99 us"
+    );
+    let mut add = |who: String, [images, seconds, mb, list, cpu]: [f64; 5], parts: [Latency; 3]| {
+        let [open, read, decode] =
+            parts.map(|part| format!("{:.0}/{:.0}", part.p50_us, part.p99_us));
+        let speed = rate(images, seconds);
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
+            "\n{who:<10} {images:>8} {seconds:>8.2} {speed:>9.0} {:>7.0} {list:>7.2} {cpu:>7.2} {open:>17} {read:>17} {decode:>17}",
+            rate(mb, seconds)
+        );
+    };
     for part in &result.processes {
-        let Latency { p50_us, p99_us, .. } = part.file.latency();
-        let ProcessEpoch { process, epoch, images, seconds, .. } = part;
-        let speed = rate(*images as f64, *seconds);
-        println!(
-            "epoch {epoch} process {process}: {images} images in {seconds:.2} s, {speed:.0} images/s, \
-             file p50 {p50_us:.0} us p99 {p99_us:.0} us"
+        let ProcessEpoch { images, bytes, seconds, list_seconds, cpu_seconds, .. } = part;
+        add(
+            format!("process {}", part.process),
+            [*images as f64, *seconds, *bytes as f64 / 1e6, *list_seconds, *cpu_seconds],
+            [part.open.latency(), part.read.latency(), part.decode.latency()],
         );
     }
-    let EpochResult { epoch, images, seconds, images_per_s, open, read, decode, .. } = result;
-    println!(
-        "epoch {epoch} node: {images} images in {seconds:.2} s, {images_per_s:.0} images/s; p50/p99 us: \
-         open {:.0}/{:.0}, read {:.0}/{:.0}, decode {:.0}/{:.0}",
-        open.p50_us, open.p99_us, read.p50_us, read.p99_us, decode.p50_us, decode.p99_us
+    let list = result.processes.iter().map(|part| part.list_seconds).fold(0.0, f64::max);
+    let cpu: f64 = result.processes.iter().map(|part| part.cpu_seconds).sum();
+    add(
+        "node".to_owned(),
+        [result.images as f64, result.seconds, result.bytes as f64 / 1e6, list, cpu],
+        [result.open, result.read, result.decode],
     );
+    text
 }
 
 fn print_sum(epochs: &[EpochResult]) {
     let images: u64 = epochs.iter().map(|epoch| epoch.images).sum();
     let seconds: f64 = epochs.iter().map(|epoch| epoch.seconds).sum();
     let speed = rate(images as f64, seconds);
-    println!("sum: {images} images in {seconds:.2} s, {speed:.0} images/s");
+    let each: Vec<String> =
+        epochs.iter().map(|epoch| format!("{:.0}", epoch.images_per_s)).collect();
+    println!(
+        "sum: {images} images in {seconds:.2} s, {speed:.0} images/s; by epoch {}",
+        each.join(", ")
+    );
 }
 
 /// Running workers that wait for an epoch. Dropping it ends them.
@@ -282,5 +322,32 @@ fn sum(epoch: usize, seconds: f64, processes: Vec<ProcessEpoch>) -> EpochResult 
         file: all(|part| &part.file),
         decode: all(|part| &part.decode),
         processes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn the_table_has_a_line_for_each_process_and_the_node() {
+        let part = |process, micros| {
+            let mut part = ProcessEpoch { process, images: 10, seconds: 2.0, ..Default::default() };
+            part.open.add(Duration::from_micros(micros));
+            part
+        };
+        let table = epoch_table(&sum(3, 4.0, vec![part(0, 100), part(1, 9_000)]));
+        let lines: Vec<&str> = table.lines().collect();
+        assert_eq!(lines.len(), 5, "{table}");
+        assert!(lines[0].starts_with("epoch 3") && lines[2].starts_with("process 0"), "{table}");
+        // 20 images in 4 s, and the quick open of one process beside the slow one of the other.
+        let node: Vec<&str> = lines[4].split_whitespace().collect();
+        assert_eq!(node[..4], ["node", "20", "4.00", "5"], "{table}");
+        let (p50, p99) = node[7].split_once('/').expect("two percentiles");
+        let near = |text: &str, value: f64| {
+            (text.parse::<f64>().expect("a number") / value - 1.0).abs() < 0.04
+        };
+        assert!(near(p50, 100.0) && near(p99, 9_000.0), "{table}");
     }
 }
