@@ -45,7 +45,9 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// As DALI does: open, fstat, mmap, close, madvise(WILLNEED). Nothing is read yet.
+    /// As DALI does: open, fstat, mmap, close, madvise(WILLNEED of the whole file). The advice starts
+    /// the reads and does not wait for them: so one thread that opens has many reads in flight, and
+    /// whoever uses the bytes faults much later.
     ///
     /// # Errors
     ///
@@ -203,4 +205,41 @@ pub fn list_tree(root: &Path) -> Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// KiB of `mapping` that this process has mapped in.
+    fn resident_kib(mapping: &Mapping) -> u64 {
+        let start = format!("{:x}-", mapping.as_ref().as_ptr() as usize);
+        let smaps = fs::read_to_string("/proc/self/smaps").expect("read");
+        let mut lines = smaps.lines().skip_while(|line| !line.starts_with(&start));
+        let line = lines.find(|line| line.starts_with("Rss:")).expect("the mapping is listed");
+        line.split_whitespace().nth(1).expect("a number").parse().expect("a number")
+    }
+
+    #[test]
+    fn opening_maps_no_page_and_populating_maps_every_page() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("file");
+        fs::write(&path, vec![7; 1_000_001]).expect("written");
+        let mapping = Mapping::open(&path).expect("mapped");
+        assert_eq!(resident_kib(&mapping), 0);
+        mapping.populate().expect("populated");
+        assert_eq!(resident_kib(&mapping), 1_000_001_u64.div_ceil(4096) * 4);
+        assert!(mapping.as_ref().iter().all(|byte| *byte == 7));
+    }
+
+    #[test]
+    fn a_mapping_cut_short_is_an_errno_and_no_signal() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("file");
+        fs::write(&path, vec![7; 100_000]).expect("written");
+        let mapping = Mapping::open(&path).expect("mapped");
+        File::options().write(true).open(&path).and_then(|f| f.set_len(10)).expect("cut");
+        let error = mapping.populate().expect_err("there is no such page");
+        assert_eq!(error.raw_os_error(), Some(libc::EFAULT));
+    }
 }

@@ -132,13 +132,23 @@ mod tests {
     #[test]
     fn made_twice_it_is_the_same() {
         let root = tempfile::tempdir().expect("temporary folder");
-        let sizes = Sizes { images: 30, classes: 3, large_bytes: 4096, many: 1_100, subset: 7 };
-        let first = make_all(root.path(), &sizes).expect("made");
-        assert_eq!(make_all(root.path(), &sizes).expect("found"), first);
-        let count = |name: &str| list_tree(&root.path().join(name)).expect("listed").len();
+        let path = |name: &str| root.path().join(name);
+        for _ in 0..2 {
+            make_large(&path("large"), 4096).expect("made");
+            make_many(&path("many"), 1_100).expect("made");
+            make_subset(&path("many"), &path("subset"), 7).expect("linked");
+        }
+        let files = |name: &str| list_tree(&path(name)).expect("listed");
         assert_eq!(
-            (count("small"), count("many"), count("subset"), count("large")),
-            (30, 1_100, 7, 1)
+            [files("large").len(), files("many").len(), files("subset").len()],
+            [1, 1_100, 7]
+        );
+        let text = |path: &Path| fs::read_to_string(path).expect("read");
+        assert_eq!(text(&path("many/d001/001042")), "1042");
+        let last = files("subset").pop().expect("a file");
+        assert_eq!(
+            text(&last),
+            last.file_name().and_then(|n| n.to_str()).expect("a name").trim_start_matches('0')
         );
     }
 }
