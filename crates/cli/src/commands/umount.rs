@@ -15,6 +15,11 @@ use crate::unmount;
 /// How long a daemon may take to unmount: it finishes fetches under way and writes its index.
 const WAIT: Duration = Duration::from_secs(60);
 
+/// How often, and how long apart, a busy mount is looked at before it is refused: a second in all,
+/// which is longer than any passing look and short for somebody who waits.
+const BUSY_LOOKS: usize = 10;
+const BUSY_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
 /// What to unmount.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -53,18 +58,22 @@ pub(crate) fn run(args: &Args) -> Outcome {
     wait_until_gone(&daemon)
 }
 
-/// Fails if a process has a file open below, or works there: its reads would fail.
+/// Fails if a process has a file open below, or works there: its reads would fail. A user that goes
+/// within a second, such as the watchdog's look or a finder's scan, is waited for.
 fn refuse_busy(mountpoint: &Path) -> anyhow::Result<()> {
-    // Marks an idle mount as expired (EAGAIN) and unmounts nothing: only a second call would. Without
-    // the privilege to ask, the daemon's own unmount decides.
-    let asked = rustix::mount::unmount(mountpoint, UnmountFlags::EXPIRE);
-    if asked == Err(rustix::io::Errno::BUSY) {
-        let shown = mountpoint.display();
-        return Err(Failure::failed(format!("{shown} is busy: processes have files open there"))
-            .way_out(format!("`fuser -vm {shown}` names them; or `feedline umount --lazy {shown}`"))
-            .into());
+    for _ in 0..BUSY_LOOKS {
+        // Marks an idle mount as expired (EAGAIN) and unmounts nothing: only a second call would.
+        // Without the privilege to ask, the daemon's own unmount decides.
+        if rustix::mount::unmount(mountpoint, UnmountFlags::EXPIRE) != Err(rustix::io::Errno::BUSY)
+        {
+            return Ok(());
+        }
+        poll(&mut [], Some(&BUSY_PAUSE))?;
     }
-    Ok(())
+    let shown = mountpoint.display();
+    Err(Failure::failed(format!("{shown} is busy: processes have files open there"))
+        .way_out(format!("`fuser -vm {shown}` names them; or `feedline umount --lazy {shown}`"))
+        .into())
 }
 
 /// The mountpoint that `dir` names, through links where it is not one itself.

@@ -149,6 +149,20 @@ fn a_busy_mount_stays_unless_it_is_to_go_lazily() {
 }
 
 #[test]
+fn a_passing_user_of_a_mount_does_not_keep_it() {
+    let sandbox = Sandbox::new();
+    sandbox.mount(&[]);
+    let open = fs::File::open(sandbox.mnt.join("train/a.jpg")).unwrap();
+    let mut umount = sandbox.feedline(&["umount", sandbox.mnt_str()]).spawn().unwrap();
+    // Time to look more than once, and less than its patience.
+    #[expect(clippy::disallowed_methods, reason = "the time that a file is open is the test")]
+    std::thread::sleep(std::time::Duration::from_millis(400));
+    drop(open);
+    assert_eq!(umount.wait().unwrap().code(), Some(0));
+    sandbox.assert_gone();
+}
+
+#[test]
 fn a_dead_mount_is_cleared_by_umount_and_by_the_next_mount() {
     let sandbox = Sandbox::new();
     for clear_by_mount in [false, true] {

@@ -286,7 +286,8 @@ pub const SETTINGS: &[Setting] = &[
         "DIR:SIZE,…",
         "",
         Kind::CacheDirs,
-        "Cache directories and their quotas (a size or N% of the file system); empty: 10% under the user's cache directory",
+        "Cache directories and their quotas (a size or N% of the file system); the listings, about 30 bytes a file, \
+         lie in the first and are not counted; empty: 10% under the user's cache directory",
     ),
     setting(
         "buffer",

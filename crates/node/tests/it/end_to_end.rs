@@ -41,6 +41,9 @@ fn an_epoch_costs_one_get_a_file_and_the_next_ones_nothing_also_after_a_restart(
 
     node.stop().unwrap();
     site.assert_nothing_left();
+    // What the quota does not count stays small, as the help of the setting says.
+    let listings = fs::metadata(site.path("cache/namespace/listings")).unwrap().len();
+    assert!(listings < 60 * status.namespace.entries, "{listings} bytes of listings");
     let node = site.start();
     site.read_all();
     assert_eq!(site.sim.stats().requests(), 0, "after a restart");
