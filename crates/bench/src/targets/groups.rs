@@ -156,6 +156,7 @@ impl Lab {
     fn small(&self, cache: Cache, into: &mut Collector<'_>) -> Result<()> {
         let mounts = self.filled_both("small")?;
         let places = self.places(&mounts, "small", &ReadArgs::new(Path::new("")))?;
+        forget_how_pages_came()?;
         for round in 0..self.rounds {
             into.round(self, round)?;
             let contestants = self.in_turn(&places, cache, round)?;
@@ -176,6 +177,7 @@ impl Lab {
         let readers = LARGE.iter().find(|(_, of, _)| *of == access).map_or(1, |(_, _, n)| *n);
         let args = ReadArgs { access, readers, ..ReadArgs::new(Path::new("large.bin")) };
         let places = self.places(&mounts, "large", &args)?;
+        forget_how_pages_came()?;
         for round in 0..self.rounds {
             into.round(self, round)?;
             let contestants = self.in_turn(&places, cache, round)?;
@@ -256,6 +258,7 @@ impl Lab {
             .iter()
             .map(|mount| Plan::new(&ReadArgs::new(&mount.dir)))
             .collect::<Result<_>>()?;
+        forget_how_pages_came()?;
         for round in 0..self.rounds {
             into.round(self, round)?;
             let mut systems = [System::S3fs, System::Feedline("passthrough")];
@@ -316,6 +319,12 @@ impl Lab {
         }
         mount.discard()
     }
+}
+
+/// Pages that are in memory since they were written lie in larger folios than pages that were read,
+/// and copying from them is up to a half faster: all contestants begin with pages that were read.
+fn forget_how_pages_came() -> Result<()> {
+    drop_caches()
 }
 
 /// Adds the ratio of Feedline in a mode to the yardstick, by name.
