@@ -33,7 +33,7 @@ pub(super) fn tell(args: &Args, out: &Path, work: &Path) -> Result<()> {
     println!("Serving them as s3://{BUCKET}, {} to the first byte ...", args.latency);
     let mut actors: Vec<(&str, Start)> = vec![("feedline", Mounted::feedline)];
     if !args.no_s3fs {
-        actors.push(("s3fs, tuned, with its cache", Mounted::s3fs));
+        actors.push(("s3fs with cache", Mounted::s3fs));
     }
     let mut systems = Vec::new();
     for (name, start) in actors {
