@@ -37,7 +37,7 @@ pub struct TargetsArgs {
     /// Smaller data and three rounds: shows that everything runs, not how fast
     #[arg(long)]
     pub quick: bool,
-    /// Only rows whose name contains this
+    /// Only the row of this name, or rows whose names contain it
     #[arg(long, value_name = "ROW")]
     pub only: Option<String>,
     /// Measurements of each row [default: 5, with --quick 3]
@@ -130,8 +130,15 @@ pub fn run(args: &TargetsArgs) -> Result<TargetsResult> {
 }
 
 fn chosen(only: Option<&str>) -> Result<Vec<Row>> {
-    let (chosen, others): (Vec<Row>, Vec<Row>) =
-        rows::rows().into_iter().partition(|row| only.is_none_or(|only| row.name.contains(only)));
+    let all = rows::rows();
+    // A whole name means this row and not those whose names end alike.
+    let is_name = |only: &str| all.iter().any(|row| row.name == only);
+    let wanted = |row: &Row| match only {
+        None => true,
+        Some(only) if is_name(only) => row.name == only,
+        Some(only) => row.name.contains(only),
+    };
+    let (chosen, others): (Vec<Row>, Vec<Row>) = all.iter().cloned().partition(wanted);
     if chosen.is_empty() {
         let names: Vec<&str> = others.iter().map(|row| row.name.as_str()).collect();
         bail!("--only matches no row; there are {}", names.join(", "));
@@ -257,6 +264,7 @@ mod tests {
     #[test]
     fn only_takes_a_part_of_a_name_and_says_which_there_are() {
         assert_eq!(chosen(Some("walk")).expect("two rows").len(), 2);
+        assert_eq!(chosen(Some("dropped-none")).expect("no large row").len(), 1);
         let error = chosen(Some("nothing")).expect_err("no row").to_string();
         assert!(error.contains("hot-passthrough") && error.contains("walk-first"), "{error}");
     }
