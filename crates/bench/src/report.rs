@@ -180,6 +180,18 @@ fn html(report: &DemoReport) -> String {
     )
 }
 
+/// The chart alone as an SVG file's text, for a README: it brings its own style, and follows the
+/// reader's light or dark setting like the page.
+#[must_use]
+pub fn svg(report: &DemoReport) -> String {
+    let style = format!("<style>{STYLE}</style>\n");
+    let chart = chart(report).replacen("<svg ", "<svg xmlns=\"http://www.w3.org/2000/svg\" ", 1);
+    match chart.split_once('\n') {
+        Some((opening, rest)) => format!("{opening}\n{style}{rest}\n"),
+        None => chart,
+    }
+}
+
 /// Horizontal bars, grouped by epoch: names and numbers stay legible however unlike the speeds are.
 fn chart(report: &DemoReport) -> String {
     const WIDTH: f64 = 800.0;

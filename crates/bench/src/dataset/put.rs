@@ -40,7 +40,7 @@ pub struct PutArgs {
     /// s3://bucket/prefix (or gs://, az://, file://)
     pub url: String,
     /// Address of an S3-compatible store
-    #[arg(long, value_name = "URL")]
+    #[arg(long, env = "FEEDLINE_ENDPOINT", value_name = "URL")]
     pub endpoint: Option<String>,
     /// Uploads at a time
     #[arg(long, default_value_t = 64)]

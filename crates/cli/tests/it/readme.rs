@@ -43,8 +43,6 @@ fn every_command_of_the_readme_succeeds_in_its_order() {
         let path = format!("{bin}:{}", std::env::var("PATH").unwrap());
         // What the README says of the cache is what counts, not what other tests set.
         shell.arg("-eu").current_dir(&work).env("PATH", path).env_remove("FEEDLINE_CACHE");
-        // For `dataset put`, which mounts nothing and has no settings.
-        shell.env("AWS_ENDPOINT_URL", sandbox.sim.endpoint());
         let ran = feed(&mut shell, &script);
         assert_eq!(ran.code, Some(0), "{script}\n{}\n{}", ran.stdout, ran.stderr);
     }

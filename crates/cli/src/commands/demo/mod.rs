@@ -20,7 +20,7 @@ use crate::failure::{Failure, Outcome};
 #[command(after_help = "Example:\n  feedline demo --images 3000\n\n\
     Needs root or fusermount3, /dev/fuse, and s3fs to compare with (left out with --no-s3fs).")]
 pub(crate) struct Args {
-    /// Where report.html and report.json are written
+    /// Where report.html, chart.svg and report.json are written
     #[arg(long, default_value = "target/demo", value_name = "DIR")]
     out: PathBuf,
     /// Images in the data set, 110 KB each on average

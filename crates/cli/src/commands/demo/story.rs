@@ -21,7 +21,7 @@ const SEED: u64 = 1;
 /// Starts one of the systems that are compared.
 type Start = fn(&Bucket, &Path) -> Result<Mounted>;
 
-/// Runs everything, prints the table, writes `report.html` and `report.json` into `out`.
+/// Runs everything, prints the table, writes `report.html`, `chart.svg` and `report.json` into `out`.
 pub(super) fn tell(args: &Args, out: &Path, work: &Path) -> Result<()> {
     println!("Making {} JPEGs like ImageNet's (110 KB on average) ...", args.images);
     let root = work.join("bucket");
@@ -102,6 +102,9 @@ fn summary(args: &Args, bytes: u64) -> String {
 fn write(report: &DemoReport, out: &Path) -> Result<PathBuf> {
     let page = out.join("report.html");
     report::write_html(&page, report)?;
+    let chart = out.join("chart.svg");
+    std::fs::write(&chart, report::svg(report))
+        .with_context(|| format!("write {}", chart.display()))?;
     let json = out.join("report.json");
     std::fs::write(&json, serde_json::to_string_pretty(report)? + "\n")
         .with_context(|| format!("write {}", json.display()))?;
