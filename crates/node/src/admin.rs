@@ -299,6 +299,11 @@ impl NodeAdmin {
             usage => Some(usage?),
         };
         self.pins.remove(path).map_err(|error| ApiError::internal(error.to_string()))?;
+        if self.pins.paths().is_empty() {
+            // With the last pin go those of versions that no listing names any more.
+            self.chain.cache.unpin_all().await;
+            return Ok(usage.unwrap_or_default());
+        }
         let Some(usage) = usage else { return Ok(Usage::default()) };
         let mut batches = std::pin::pin!(self.objects_below(path).await?);
         while let Some(batch) = batches.next().await {

@@ -122,7 +122,8 @@ async fn when_all_is_pinned_objects_are_served_without_being_kept() {
     }
     assert!(bench.source.reads_total() <= before + 1);
     // Once unpinned, room can be made again.
-    cache.unpin(objects.iter().map(feedline_model::Object::id).collect()).await;
+    assert_eq!(cache.unpin_all().await, objects.len() as u64);
+    assert_eq!(cache.unpin_all().await, 0);
     let new = bench.source.insert_seeded("new", 1, 100_000);
     expect_whole(&cache, &new, 1).await;
     eventually("the new object to be kept", || cache.contains(&new.id())).await;

@@ -322,6 +322,7 @@ fn a_pin_goes_when_it_is_taken_back_though_its_path_is_gone_from_the_bucket() {
     site.until("the folder is gone", || site.call(client.stat(&below("train/n0000"))).is_err());
     let unpinned = site.call(client.unpin(&below("train/n0000"))).unwrap();
     assert_eq!((unpinned.files, unpinned.pinned_files), (0, 0));
+    assert_eq!(site.status(&client).cache[0].pinned, 0, "versions that are gone stay pinned");
     // What comes back under the path is not pinned, also not after a restart.
     for key in &gone {
         site.sim.put_object(BUCKET, key, &site.content[key]);
