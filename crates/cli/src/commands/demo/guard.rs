@@ -10,7 +10,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, set_child_subreaper, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, set_child_subreaper};
 
 use crate::{mountinfo, unmount};
 
@@ -163,7 +163,7 @@ fn end_all(chosen: impl Fn(Pid) -> bool) {
 fn reap(pids: &[Pid], limit: Duration) -> bool {
     let start = Instant::now();
     loop {
-        while let Ok(Some(_)) = waitpid(None, WaitOptions::NOHANG) {}
+        while let Ok(Some(_)) = rustix::process::wait(WaitOptions::NOHANG) {}
         if pids.iter().all(|pid| parent_of(pid.as_raw_nonzero().get()).is_none()) {
             return true;
         }
