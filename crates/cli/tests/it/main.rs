@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test may panic as the test itself may")]
 
 mod configured;
+mod demo;
 mod errors;
 mod hard;
 mod lifecycle;
