@@ -87,14 +87,15 @@ async fn pause() {
 
 /// Unmounts, ends and removes what is left. Never fails: it does what it can, and says what it can't.
 fn clean_up(work: &Path) {
-    // Readers first: a busy mount cannot be taken away cleanly.
-    end_all(|pid| !is_daemon(pid));
+    // Readers first: a busy mount cannot be taken away cleanly. They have nothing to save, nor has
+    // s3fs, for whose queue of reads they may be waiting.
+    end_all(|pid| !is_ours(pid), &[Signal::KILL]);
     for mountpoint in mounts_below(work) {
         if let Err(error) = unmount::lazily(&mountpoint) {
             eprintln!("feedline: cannot unmount {}: {error}", mountpoint.display());
         }
     }
-    end_all(|_| true);
+    end_all(|_| true, &[Signal::TERM, Signal::KILL]);
     if let Err(error) = std::fs::remove_dir_all(work)
         && error.kind() != std::io::ErrorKind::NotFound
     {
@@ -114,12 +115,12 @@ fn mounts_below(work: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// True for a process that serves a mount or the bucket that a mount needs.
-fn is_daemon(pid: Pid) -> bool {
+/// True for a process that serves a Feedline mount or the bucket that it needs: those end in order.
+fn is_ours(pid: Pid) -> bool {
     let path = format!("/proc/{}/cmdline", pid.as_raw_nonzero());
     let line = std::fs::read(path).unwrap_or_default();
     let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
-    words.iter().any(|word| matches!(*word, b"mount" | b"s3sim" | b"watchdog" | b"s3fs"))
+    words.iter().any(|word| matches!(*word, b"mount" | b"s3sim" | b"watchdog"))
 }
 
 /// The children of this process, those handed to it included.
@@ -137,19 +138,19 @@ fn parent_of(pid: i32) -> Option<i32> {
     after.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
-/// Ends our children that `chosen` says: asks, waits, and kills those that did not. Children that
-/// lose their parent by it become ours, hence the rounds.
-fn end_all(chosen: impl Fn(Pid) -> bool) {
+/// Ends our children that `chosen` says, with each of `signals` in turn while some are left. Children
+/// that lose their parent by it become ours, hence the rounds.
+fn end_all(chosen: impl Fn(Pid) -> bool, signals: &[Signal]) {
     const ROUNDS_MAX: usize = 8;
     for _ in 0..ROUNDS_MAX {
         let pids: Vec<Pid> = children().into_iter().filter(|pid| chosen(*pid)).collect();
         if pids.is_empty() {
             return;
         }
-        for signal in [Signal::TERM, Signal::KILL] {
+        for signal in signals {
             for pid in &pids {
                 // An error means that it is gone already.
-                let _ = kill_process(*pid, signal);
+                let _ = kill_process(*pid, *signal);
             }
             if reap(&pids, END_TIME_MAX) {
                 break;
