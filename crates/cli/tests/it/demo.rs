@@ -1,5 +1,7 @@
 //! `feedline demo` leaves a report and nothing else, also when it is interrupted at any moment.
 
+#![expect(clippy::disallowed_methods, reason = "limits how long real processes may take")]
+
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
