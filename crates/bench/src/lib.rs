@@ -22,6 +22,7 @@ pub mod meta;
 pub mod order;
 pub mod read;
 pub mod report;
+pub mod s3fs;
 pub mod targets;
 mod time;
 pub mod train;

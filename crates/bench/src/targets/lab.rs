@@ -14,6 +14,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+
+use crate::s3fs::S3fs;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -261,23 +263,16 @@ fn feedline_command(
     Ok(command)
 }
 
-/// s3fs with the options that were found best for reading, by trial.
 fn s3fs_command(at: &Bucket, bucket: &str, home: &Path, cache: &Path) -> Result<Command> {
-    let password = home.join("passwd-s3fs");
-    fs::write(&password, "bench:bench-secret\n")?;
-    fs::set_permissions(&password, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-    let options = format!(
-        "url={},use_path_request_style,sigv4,passwd_file={},ro,umask=0022,complement_stat,\
-         kernel_cache,max_background=1000,parallel_count=30,multireq_max=30,\
-         max_stat_cache_size=2000000,stat_cache_expire=86400,enable_noobj_cache,listobjectsv2,\
-         attr_timeout=3600,entry_timeout=3600,use_cache={},ensure_diskfree=10240",
-        at.url,
-        password.display(),
-        cache.display()
-    );
-    let mut command = Command::new("s3fs");
-    command.arg(bucket).arg(home.join("mnt")).args(["-f", "-o", &options]);
-    Ok(command)
+    let s3fs = S3fs {
+        endpoint: &at.url,
+        bucket,
+        credentials: "bench:bench-secret",
+        mountpoint: &home.join("mnt"),
+        cache,
+        password_file: &home.join("passwd-s3fs"),
+    };
+    s3fs.command()
 }
 
 /// The kernel counts CPU time in hundredths of a second in /proc, on every architecture.

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use feedline_bench::s3fs::S3fs;
 
 use crate::mountinfo;
 
@@ -116,21 +117,16 @@ impl Mounted {
         let cache = made(work, "s3fs-cache")?;
         let (_, access_key) = credentials()[0];
         let (_, secret_key) = credentials()[1];
-        let password = work.join("s3fs-password");
-        std::fs::write(&password, format!("{access_key}:{secret_key}\n"))?;
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-        std::fs::set_permissions(&password, mode)?;
-        let options = format!(
-            "url={},use_path_request_style,sigv4,passwd_file={},ro,umask=0022,complement_stat,\
-             kernel_cache,max_background=1000,parallel_count=30,multireq_max=30,\
-             max_stat_cache_size=2000000,stat_cache_expire=86400,enable_noobj_cache,listobjectsv2,\
-             attr_timeout=3600,entry_timeout=3600,use_cache={},ensure_diskfree=10240",
-            bucket.endpoint,
-            password.display(),
-            cache.display(),
-        );
-        let process = Command::new("s3fs")
-            .args([BUCKET, &dir.display().to_string(), "-f", "-o", &options])
+        let s3fs = S3fs {
+            endpoint: &bucket.endpoint,
+            bucket: BUCKET,
+            credentials: &format!("{access_key}:{secret_key}"),
+            mountpoint: &dir,
+            cache: &cache,
+            password_file: &work.join("s3fs-password"),
+        };
+        let process = s3fs
+            .command()?
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
