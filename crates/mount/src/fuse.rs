@@ -291,9 +291,9 @@ impl Filesystem for Fuse {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.count(Request::Release);
-        // Nobody waits for this answer, and who was told may look at the counters at once.
+        // Nobody waits for this answer. Counted when done: who sees the count may evict at once.
         self.shielded(|| self.handler.release(ino.0));
+        self.count(Request::Release);
         reply.ok();
     }
 

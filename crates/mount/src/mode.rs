@@ -1,8 +1,9 @@
 //! How one inode is open: through the kernel alone (passthrough) or served by us (cached).
 //!
-//! The kernel imposes the rule: while any handle of an inode is open (a live mmap counts), every
-//! open must use the same mode, and passthrough opens must use the same backing id; it answers EIO
-//! otherwise. So the mode is chosen when the first handle opens, and joined by the others.
+//! The kernel imposes the rule: while any handle of an inode is open, every open must use the same
+//! mode, and passthrough opens must use the same backing id; it answers EIO otherwise. A live
+//! mapping of a cached handle keeps that handle open. One of a passthrough handle does not: the
+//! kernel hands the mapping over to the backing file (`backing_file_mmap`). So the mode is chosen when the first handle opens, and joined by the others.
 //!
 //! # Invariants
 //!

@@ -90,21 +90,22 @@ fn a_mapping_of_a_cached_handle_that_outlives_it_keeps_the_mode() {
     assert_eq!(bed.stats().passthrough_opens, 1);
 }
 
+/// The kernel hands a mapping of a passthrough handle over to the backing file and lets go of the
+/// handle: the mapping is no handle of ours any more, and needs none.
 #[test]
-fn a_passthrough_mapping_keeps_its_file_from_eviction_until_it_is_gone() {
+fn a_passthrough_mapping_outlives_its_handle_and_the_eviction_of_its_file() {
     let bed = Bed::new(TTL, |_| {});
     let object = bed.put_cached("a", 1, SIZE);
     let expected = object_bytes(1, SIZE);
     let file = File::open(bed.path("a")).unwrap();
     let map = Map::new(&file, false);
+    assert!(!bed.index.evict(&object.id()), "in use while the handle is open");
     drop(file);
-    assert!(!bed.index.evict(&object.id()), "in use");
-    assert!(all(&mut File::open(bed.path("a")).unwrap()) == expected);
-    assert!(map.bytes() == expected);
-    drop(map);
-    bed.settle();
+    bed.until("the handle's RELEASE", || bed.requests("release") == 1);
     assert!(bed.index.evict(&object.id()), "only an idle backing id is left");
-    assert!(all(&mut File::open(bed.path("a")).unwrap()) == expected);
+    let mut fetched_anew = File::open(bed.path("a")).unwrap();
+    assert!(all(&mut fetched_anew) == expected, "in cached mode, beside the mapping");
+    assert!(map.bytes() == expected, "faulted in after the eviction");
     assert_eq!(bed.stats().cached_opens, 1);
 }
 
