@@ -399,6 +399,13 @@ impl ObjectIndex for Cache {
         }
     }
 
+    fn free_bytes(&self) -> u64 {
+        let now_ms = self.shared.now_ms();
+        let usable = |dir: &&Arc<Dir>| !dir.is_set_aside() && !dir.is_full(now_ms);
+        let free = |dir: &Arc<Dir>| dir.high_water().saturating_sub(dir.used());
+        self.shared.dirs.iter().filter(usable).map(free).sum()
+    }
+
     fn set_holder(&self, holder: Arc<dyn ObjectHolder>) {
         *self.shared.holder.write() = Some(holder);
     }

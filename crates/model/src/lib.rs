@@ -28,6 +28,6 @@ pub use directory::{Directory, DirectoryBuilder, EntryKind, EntryRef};
 pub use error::ReadError;
 pub use object::{ETag, Object, ObjectId, SourceId, Version};
 pub use source::{
-    BlockSource, CachedFile, ListPage, ListRequest, ListedObject, Lister, ObjectHolder,
-    ObjectIndex, Priority, Tree,
+    Access, AccessObserver, BlockSource, CachedFile, Foresight, ListPage, ListRequest,
+    ListedObject, Lister, NextUse, ObjectHolder, ObjectIndex, Priority, Tree,
 };

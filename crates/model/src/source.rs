@@ -114,6 +114,10 @@ pub trait ObjectIndex: fmt::Debug + Send + Sync {
     /// Marks an object used without opening it. Memory only.
     fn touch(&self, id: &ObjectId);
 
+    /// Bytes on disk that can still be added before anything would have to be evicted for them.
+    /// Memory only; a snapshot, outdated as soon as it is given.
+    fn free_bytes(&self) -> u64;
+
     /// Registers who may hold an object's file; asked before every eviction. At most one.
     fn set_holder(&self, holder: Arc<dyn ObjectHolder>);
 }
@@ -126,6 +130,49 @@ pub trait ObjectHolder: fmt::Debug + Send + Sync {
     /// False: it is in use; choose another victim. Called from the cache's own thread, never under
     /// a lock of the cache.
     fn let_go(&self, id: &ObjectId) -> bool;
+}
+
+/// One process's use of one object, as the mount sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Access<'a> {
+    /// The thread that asks, as the kernel names it (a FUSE request carries the thread's id).
+    pub process: u32,
+    /// The directory's path in the tree.
+    pub parent: &'a Arc<str>,
+    /// The object; its name is the last part of its key.
+    pub object: &'a Object,
+}
+
+/// Somebody who watches what is read: fill, which reads ahead of the loader.
+pub trait AccessObserver: fmt::Debug + Send + Sync {
+    /// An object was opened or, where opens do not reach the daemon, read from its start.
+    ///
+    /// Called in a request thread before the answer, for every open: it must neither block nor take
+    /// more than about a microsecond. May be called twice for one use.
+    fn accessed(&self, access: Access<'_>);
+}
+
+/// Somebody who may know when objects will be needed again: asked by eviction.
+pub trait Foresight: fmt::Debug + Send + Sync {
+    /// When the object is needed next. Memory only, about a microsecond; called for each candidate
+    /// of an eviction, without a lock of the cache.
+    fn next_use(&self, id: &ObjectId) -> NextUse;
+}
+
+/// When an object is needed next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NextUse {
+    /// Nothing is known: the object belongs to no data set that is being read.
+    Unknown,
+    /// After this many opens, over all processes that read its data set. Exact where the order is
+    /// known.
+    After(u64),
+    /// It belongs to a data set that is being read in an unknown order, and was not yet read in this
+    /// epoch: it will be, at some time before the epoch ends.
+    ThisEpoch,
+    /// It belongs to a data set that is being read, and was read in this epoch already: not again
+    /// before the next one.
+    NextEpoch,
 }
 
 /// The bucket as a tree of directories.

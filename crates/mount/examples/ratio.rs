@@ -54,6 +54,9 @@ impl ObjectIndex for Complete {
         self.files.contains_key(id)
     }
 
+    fn free_bytes(&self) -> u64 {
+        u64::MAX
+    }
     fn touch(&self, _id: &ObjectId) {}
 
     fn set_holder(&self, _holder: Arc<dyn ObjectHolder>) {}

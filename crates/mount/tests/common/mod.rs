@@ -154,6 +154,10 @@ impl ObjectIndex for TestIndex {
         self.files.lock().contains_key(id)
     }
 
+    fn free_bytes(&self) -> u64 {
+        u64::MAX
+    }
+
     fn touch(&self, _id: &ObjectId) {
         self.touches.fetch_add(1, Ordering::Relaxed);
     }
