@@ -19,8 +19,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("cache", &["model"]),
     ("mount", &["model"]),
     ("gateway", &["model"]),
-    ("node", &["model", "store", "namespace", "cache", "mount", "gateway"]),
-    ("bench", &["model", "node"]),
+    ("oracle", &["model"]),
+    ("node", &["model", "store", "namespace", "cache", "mount", "gateway", "oracle"]),
+    ("bench", &["model", "node", "oracle"]),
     ("cli", &["model", "node", "bench", "s3sim"]),
 ];
 

@@ -2,8 +2,8 @@
 //!
 //! # Reading order
 //!
-//! [`dataset`] makes what is read, [`order`] says in which order DALI reads it, [`train`] is the
-//! loader, [`read`] and [`meta`] are the plain measurements, [`targets`] composes them into the table
+//! [`dataset`] makes what is read, [`train`] is the loader (in DALI's order, which `oracle` knows),
+//! [`read`] and [`meta`] are the plain measurements, [`targets`] composes them into the table
 //! that `make bench` prints, [`report`] draws results.
 //!
 //! # Deliberately absent
@@ -19,7 +19,6 @@ pub mod files;
 mod interrupt;
 pub mod jpeg;
 pub mod meta;
-pub mod order;
 pub mod read;
 pub mod report;
 pub mod s3fs;

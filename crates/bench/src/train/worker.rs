@@ -19,13 +19,13 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use feedline_oracle::{dali_order, shard};
 
 use super::protocol::{Event, Order, ProcessEpoch, WorkerConfig};
 use super::{Decode, ReadOrder};
 use crate::dataset::Random;
 use crate::files::{Bytes, Mapping, list_classes, read_whole};
 use crate::jpeg::{SampleDecoder, VALUES};
-use crate::order::{dali_order, shard};
 use crate::time::now;
 use crate::units::{Histogram, rate};
 

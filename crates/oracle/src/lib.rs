@@ -1,0 +1,46 @@
+//! Which files a training job will open next, told from the opens seen so far.
+//!
+//! A training loader reads a data set in an order that looks random and is not: DALI shuffles the
+//! sorted listing with a seed that is a constant of its source, torch's `DistributedSampler` seeds
+//! its permutation with a small number, a file list is the same in every epoch. The oracle computes
+//! such orders, compares them with the first few opens of each process, and when one fits says what
+//! will be opened next and when a file is needed again.
+//!
+//! # Words
+//!
+//! - A *position* is a file's place in the sorted listing of the tree (class folders sorted, names
+//!   sorted in each, all concatenated), from 0.
+//! - An *order* is a permutation of the positions; a file's *place* is where it stands in an order.
+//! - A *stream* is one thread that reads. A stream *locks* on an order when its opens fit it.
+//!
+//! # How to use it
+//!
+//! One [`Oracle`] for one data set, behind a lock of the owner's choice:
+//!
+//! ```no_run
+//! use feedline_oracle::{Config, Oracle};
+//!
+//! let mut oracle = Oracle::new(1_000, Config::default());
+//! for position in 0..16 {
+//!     oracle.observe(7, position); // each open: the thread and the file
+//!     while let Some(work) = oracle.next_work() {
+//!         // Heavy: without the lock, in a background thread.
+//!         let outcome = work.run();
+//!         oracle.accept(outcome);
+//!     }
+//! }
+//! assert_eq!(oracle.upcoming(3), [16, 17, 18]); // to be fetched next, not told twice
+//! assert_eq!(oracle.next_use(20), Some(5)); // in how many opens: for eviction
+//! assert_eq!(oracle.verdict().sampler, "sequential");
+//! ```
+//!
+//! # Deliberately absent
+//!
+//! - No IO, no clock, no thread, no lock: time is counted in opens, work is handed to the owner.
+//! - No names: whoever feeds the oracle maps files to positions.
+
+mod oracle;
+pub mod shuffle;
+
+pub use oracle::{Config, Hint, Oracle, Outcome, Verdict, Work};
+pub use shuffle::{dali_order, shard};
