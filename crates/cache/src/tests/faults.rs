@@ -301,7 +301,7 @@ async fn overlayfs_and_a_read_only_place_are_refused_with_the_reason() {
     let disk = SmallDisk::new(bench.root.path(), 16);
     let kept = disk.mountpoint.join("kept");
     drop(bench.open_config(config_at(&kept, QUOTA)));
-    run(Command::new("mount").args(["-o", "remount,ro"]).arg(&disk.mountpoint));
+    disk.make_read_only().await;
     for dir in [kept, disk.mountpoint.join("new")] {
         let refused = open(&dir).to_string();
         assert!(refused.contains("Read-only file system"), "{refused}");

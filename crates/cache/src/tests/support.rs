@@ -147,6 +147,17 @@ impl SmallDisk {
         Self { mountpoint }
     }
 
+    /// Makes it read-only, once nobody has a file of it open for writing: tasks of a cache that was
+    /// dropped do for a moment, and so do children of other tests before their `exec`.
+    pub(super) async fn make_read_only(&self) {
+        eventually("a disk that nobody writes to", || {
+            let mut remount = Command::new("mount");
+            remount.args(["-o", "remount,ro"]).arg(&self.mountpoint);
+            remount.output().expect("mount is installed").status.success()
+        })
+        .await;
+    }
+
     /// Bytes of data on it, at one moment, files that are unlinked and still open included.
     pub(super) fn used(&self) -> u64 {
         let stat = rustix::fs::statvfs(&self.mountpoint).unwrap();
