@@ -20,7 +20,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("mount", &["model"]),
     ("gateway", &["model"]),
     ("oracle", &["model"]),
-    ("node", &["model", "store", "namespace", "cache", "mount", "gateway", "oracle"]),
+    ("fill", &["model", "oracle"]),
+    ("node", &["model", "store", "namespace", "cache", "mount", "gateway", "fill", "oracle"]),
     ("bench", &["model", "node", "oracle"]),
     ("cli", &["model", "node", "bench", "s3sim"]),
 ];

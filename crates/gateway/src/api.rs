@@ -142,6 +142,9 @@ pub struct Status {
     pub namespace: NamespaceStatus,
     /// FUSE requests by name since the mount.
     pub fuse_requests: BTreeMap<String, u64>,
+    /// What is fetched ahead of the reads.
+    #[serde(default)]
+    pub fill: FillStatus,
     /// Resident memory of the daemon, bytes.
     pub resident_bytes: u64,
     /// Inodes that the kernel holds.
@@ -193,6 +196,48 @@ pub struct ReadStatus {
     pub hits: u64,
     /// Objects or pages that had to be fetched.
     pub misses: u64,
+}
+
+/// What is fetched ahead of the reads.
+#[derive(Debug, Clone, Serialize, Deserialize, Default)]
+pub struct FillStatus {
+    /// Data sets that are being read, the one read last first.
+    pub data_sets: Vec<DataSetStatus>,
+    /// Fetches in flight.
+    pub in_flight: u64,
+    /// Fetches that may be in flight now: follows what the bucket and the link can take.
+    pub window: u64,
+    /// Files fetched ahead since the mount.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Fetches that failed; the files are left to the reads.
+    pub failed: u64,
+    /// Accesses not looked at because too many came at once.
+    pub dropped: u64,
+}
+
+/// A data set that is being read.
+#[derive(Debug, Clone, Serialize, Deserialize, Default)]
+pub struct DataSetStatus {
+    /// Its folder, relative to the root of the mount.
+    pub path: String,
+    /// Files in it.
+    pub files: u64,
+    /// Of those, known to be here or under way.
+    pub handled: u64,
+    /// Different files read since this epoch began, as far as it can be told.
+    pub read: u64,
+    /// Threads that read it.
+    pub readers: u64,
+    /// `filling`, `complete`, `cache full`, `waiting for reads`, `idle` or `off`.
+    pub state: String,
+    /// The order in which it is read, as recognised: a sampler with its parameters, or `unknown`.
+    pub order: String,
+    /// How sure that is, 0 to 1.
+    pub confidence: f64,
+    /// Reads after which the order was recognised; 0: not yet.
+    pub recognised_after: u64,
 }
 
 /// What is known of the tree.

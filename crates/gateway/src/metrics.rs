@@ -119,6 +119,19 @@ pub const METRICS: &[Metric] = &[
     counter("feedline_cache_corrupt_total", "", "Objects that failed their checksum.", |s| {
         by_dir(s, |d| d.corrupt)
     }),
+    counter("feedline_fill_files_total", "", "Files fetched ahead of the reads.", |s| {
+        one(s.fill.files)
+    }),
+    counter("feedline_fill_bytes_total", "bytes", "Bytes fetched ahead of the reads.", |s| {
+        one(s.fill.bytes)
+    }),
+    counter("feedline_fill_failures_total", "", "Fetches ahead that failed.", |s| {
+        one(s.fill.failed)
+    }),
+    gauge("feedline_fill_in_flight", "", "Fetches ahead under way.", |s| one(s.fill.in_flight)),
+    gauge("feedline_fill_window", "", "Fetches ahead allowed under way now.", |s| {
+        one(s.fill.window)
+    }),
     counter("feedline_opens_total", "", "Opens, by who serves the reads.", |s| {
         vec![
             (vec![("mode", "passthrough".into())], s.reads.passthrough_opens as f64),

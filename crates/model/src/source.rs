@@ -141,6 +141,8 @@ pub struct Access<'a> {
     pub parent: &'a Arc<str>,
     /// The object; its name is the last part of its key.
     pub object: &'a Object,
+    /// It was complete here when it was asked for.
+    pub is_hit: bool,
 }
 
 /// Somebody who watches what is read: fill, which reads ahead of the loader.

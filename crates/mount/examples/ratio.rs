@@ -201,6 +201,7 @@ fn main() -> Outcome<()> {
         tree: Arc::clone(&complete) as _,
         index: Arc::clone(&complete) as _,
         blocks: complete as _,
+        observer: None,
         clock,
         runtime: runtime.handle().clone(),
         capacity: CapacityProvider::new(Capacity::default),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use feedline_model::{BlockSource, Clock, ObjectIndex, Tree};
+use feedline_model::{AccessObserver, BlockSource, Clock, ObjectIndex, Tree};
 use tokio::runtime::Handle;
 
 /// How files are opened.
@@ -129,6 +129,8 @@ pub struct MountParts {
     pub index: Arc<dyn ObjectIndex>,
     /// Bytes of everything.
     pub blocks: Arc<dyn BlockSource>,
+    /// Who is told which files are used, if anybody.
+    pub observer: Option<Arc<dyn AccessObserver>>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Where tasks run.

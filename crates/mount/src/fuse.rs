@@ -253,18 +253,18 @@ impl Filesystem for Fuse {
         reply.error(fuse_errno(Errno::INVAL));
     }
 
-    fn open(&self, _req: &FuseRequest, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, req: &FuseRequest, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         self.count(Request::Open);
         if !self.handler.is_passthrough() {
             // Once for the whole mount: the kernel then opens alone and keeps the pages.
             return reply.error(fuse_errno(Errno::NOSYS));
         }
-        self.shielded(|| self.handler.open(ino.0, reply));
+        self.shielded(|| self.handler.open(ino.0, req.pid(), reply));
     }
 
     fn read(
         &self,
-        _req: &FuseRequest,
+        req: &FuseRequest,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
@@ -278,7 +278,7 @@ impl Filesystem for Fuse {
             Ok(bytes) => reply.data(bytes),
             Err(errno) => reply.error(fuse_errno(errno)),
         };
-        self.shielded(|| self.handler.read(ino.0, offset, size, answer));
+        self.shielded(|| self.handler.read(ino.0, req.pid(), offset, size, answer));
     }
 
     fn release(

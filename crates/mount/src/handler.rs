@@ -25,7 +25,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use feedline_model::{BlockSource, Clock, Directory, EntryKind, ObjectIndex, ReadError, Tree};
+use feedline_model::{
+    Access, AccessObserver, BlockSource, Clock, Directory, EntryKind, ObjectIndex, ReadError, Tree,
+};
 use hashbrown::HashSet;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -60,6 +62,7 @@ pub(crate) struct Parts {
     pub(crate) tree: Arc<dyn Tree>,
     pub(crate) index: Arc<dyn ObjectIndex>,
     pub(crate) blocks: Arc<dyn BlockSource>,
+    pub(crate) observer: Option<Arc<dyn AccessObserver>>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) runtime: Handle,
     pub(crate) notices: mpsc::Sender<Notice>,
@@ -295,6 +298,13 @@ impl<B: Send + Sync + 'static> Handler<B> {
             tracing::warn!(errno = errno.0, "{error}");
         }
         errno
+    }
+
+    /// Tells the observer, if there is one, that a process uses a file.
+    pub(crate) fn report(&self, process: u32, kind: &Kind, is_hit: bool) {
+        if let (Some(observer), Kind::File { object, parent, .. }) = (&self.parts.observer, kind) {
+            observer.accessed(Access { process, parent, object, is_hit });
+        }
     }
 
     /// Queues a notice; one that finds the queue full is dropped.

@@ -79,8 +79,8 @@ impl<B> Drop for Deciding<B> {
 }
 
 impl<B: Send + Sync + 'static> Handler<B> {
-    /// Opens a file.
-    pub(crate) fn open<R: OpenReply<B>>(self: &Arc<Self>, number: u64, reply: R) {
+    /// Opens a file for `process`.
+    pub(crate) fn open<R: OpenReply<B>>(self: &Arc<Self>, number: u64, process: u32, reply: R) {
         let inode = match self.inode(number) {
             Ok(inode) => inode,
             Err(errno) => return reply.answer(Err(errno)),
@@ -89,6 +89,7 @@ impl<B: Send + Sync + 'static> Handler<B> {
             return reply.answer(Err(Errno::ISDIR));
         };
         let complete = self.parts.index.contains(id);
+        self.report(process, &inode.kind, complete);
         let begin = inode.open.lock().begin(complete);
         match begin {
             Begin::Join(grant) => {

@@ -64,10 +64,11 @@ impl Drop for DiskTurn<'_> {
 }
 
 impl<B: Send + Sync + 'static> Handler<B> {
-    /// Reads up to `size` bytes at `offset`; fewer only at the end of the object.
+    /// Reads up to `size` bytes at `offset` for `process`; fewer only at the end of the object.
     pub(crate) fn read(
         self: &Arc<Self>,
         number: u64,
+        process: u32,
         offset: u64,
         size: u32,
         reply: impl FnOnce(Result<&[u8], Errno>) + Send + 'static,
@@ -84,7 +85,12 @@ impl<B: Send + Sync + 'static> Handler<B> {
         }
         add(&self.counters.read_bytes, range.end - range.start);
         inode.has_pages.store(true, Ordering::Relaxed);
-        match self.local_file(&inode) {
+        let file = self.local_file(&inode);
+        if offset == 0 && !self.is_passthrough() {
+            // Opens do not reach us: the read from the start stands for one.
+            self.report(process, &inode.kind, file.is_some());
+        }
+        match file {
             Some(file) => self.read_local(inode, file, range, reply),
             None => self.read_chain(inode, range, reply),
         }

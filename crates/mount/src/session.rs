@@ -84,6 +84,7 @@ impl Mount {
             tree: Arc::clone(&parts.tree),
             index: Arc::clone(&parts.index),
             blocks: Arc::clone(&parts.blocks),
+            observer: parts.observer.clone(),
             clock: Arc::clone(&parts.clock),
             runtime: parts.runtime.clone(),
             notices: sender,

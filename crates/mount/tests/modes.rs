@@ -110,6 +110,22 @@ fn a_passthrough_mapping_outlives_its_handle_and_the_eviction_of_its_file() {
 }
 
 #[test]
+fn the_observer_learns_who_opened_what_in_both_modes() {
+    for open in [OpenMode::Passthrough, OpenMode::None] {
+        let bed = Bed::new(TTL, |config| config.open = open);
+        bed.put_cached("d/hit", 1, SIZE);
+        bed.put("d/miss", 2, SIZE);
+        for name in ["d/miss", "d/hit"] {
+            assert_eq!(all(&mut File::open(bed.path(name)).unwrap()).len() as u64, SIZE);
+        }
+        let thread = rustix::thread::gettid().as_raw_nonzero().get() as u32;
+        let seen = |key: &str, is_hit| (thread, "d".to_owned(), key.to_owned(), is_hit);
+        let expected = [seen("d/miss", false), seen("d/hit", true)];
+        assert_eq!(*bed.accesses.0.lock(), expected, "{open}");
+    }
+}
+
+#[test]
 fn a_hot_reopen_takes_the_backing_id_of_the_open_before() {
     let bed = Bed::new(TTL, |_| {});
     bed.put_cached("a", 1, SIZE);

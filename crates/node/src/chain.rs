@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! mount -> cache -> router -> store (retries, limit) -> bucket
+//!   |       ^- fill, which the mount tells what is opened
 //!   \-> namespace -> store (LIST)
 //! ```
 
@@ -11,13 +12,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use feedline_cache::{Cache, CacheConfig, CacheDirConfig};
+use feedline_fill::{Fill, FillConfig, FillParts, Liveness};
 use feedline_model::{BlockSource, Clock, Lister, SourceId};
 use feedline_mount::{Capacity, CapacityProvider, Mount, MountHandle, MountParts};
 use feedline_namespace::{Mounted, Namespace, NamespaceConfig};
 use feedline_store::{Environment, Store, StoreConfig};
 use tokio::runtime::Handle;
 
-use crate::config::{CacheSize, Listing, MountConfig, OpenMode, PathStyle, ResolvedConfig};
+use crate::config::{self, CacheSize, Listing, MountConfig, OpenMode, PathStyle, ResolvedConfig};
 use crate::role::StartError;
 use crate::router::Router;
 
@@ -50,6 +52,7 @@ pub(crate) struct Chain {
     pub(crate) stores: HashMap<SourceId, Arc<Store>>,
     pub(crate) cache: Arc<Cache>,
     pub(crate) namespace: Namespace,
+    pub(crate) fill: Arc<Fill>,
 }
 
 /// Opens and nests everything. Sends no request.
@@ -82,7 +85,39 @@ pub(crate) fn build(
         directories_max: DIRECTORIES_MAX,
     };
     let namespace = Namespace::open(namespace, Arc::clone(clock), tasks.clone())?;
-    Ok(Chain { mounted, stores, cache, namespace })
+    let fill = start_fill(config, &cache, &namespace, clock, tasks);
+    Ok(Chain { mounted, stores, cache, namespace, fill })
+}
+
+/// The share of the requests in flight that fill may take: what the store's limit leaves it.
+const FILL_SHARE: (usize, usize) = (7, 8);
+
+fn start_fill(
+    config: &ResolvedConfig,
+    cache: &Arc<Cache>,
+    namespace: &Namespace,
+    clock: &Arc<dyn Clock>,
+    tasks: &Handle,
+) -> Arc<Fill> {
+    let settings = FillConfig {
+        enabled: config.fill != config::Fill::Off,
+        patterns: match &config.fill {
+            config::Fill::Only(patterns) => patterns.clone(),
+            config::Fill::On | config::Fill::Off => Vec::new(),
+        },
+        oracle: config.oracle,
+        rate_bytes_per_s: config.fill_bytes_per_s,
+        window_max: config.requests_max * FILL_SHARE.0 / FILL_SHARE.1,
+    };
+    let parts = FillParts {
+        tree: Arc::new(namespace.clone()),
+        index: Arc::clone(cache) as _,
+        blocks: Arc::clone(cache) as _,
+        clock: Arc::clone(clock),
+        runtime: tasks.clone(),
+        liveness: Liveness::new(|thread| Path::new(&format!("/proc/{thread}")).exists()),
+    };
+    Fill::start(settings, parts)
 }
 
 /// Shows the chain to the kernel.
@@ -115,6 +150,7 @@ pub(crate) fn mount(
         tree: Arc::new(chain.namespace.clone()),
         index: Arc::clone(&chain.cache) as _,
         blocks: Arc::clone(&chain.cache) as _,
+        observer: Some(Arc::clone(&chain.fill) as _),
         clock: Arc::clone(clock),
         runtime: tasks.clone(),
         capacity: CapacityProvider::new(|| Capacity {

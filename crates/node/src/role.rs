@@ -336,6 +336,7 @@ async fn unmount(
 
 /// Closes what keeps state: the next start then needs no verification and no LIST.
 async fn close(chain: &Chain) {
+    chain.fill.stop().await;
     chain.cache.close().await;
     chain.namespace.close().await;
 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use feedline_gateway::api::{CacheDirStatus, MountedSource, NamespaceStatus, ReadStatus, Status};
+use feedline_gateway::api::{
+    CacheDirStatus, DataSetStatus, FillStatus, MountedSource, NamespaceStatus, ReadStatus, Status,
+};
 use feedline_store::{RetryCause, Verb};
 
 use crate::admin::NodeAdmin;
@@ -23,6 +25,7 @@ pub(crate) fn of(node: &NodeAdmin) -> Status {
         open_mode: "none".into(),
         resident_bytes: resident_bytes(),
         namespace: namespace(node),
+        fill: fill(node),
         ..Default::default()
     };
     store(node, &mut status);
@@ -95,6 +98,30 @@ fn namespace(node: &NodeAdmin) -> NamespaceStatus {
         hidden,
         hidden_examples: stats.hidden_examples,
         lists: stats.lists,
+    }
+}
+
+fn fill(node: &NodeAdmin) -> FillStatus {
+    let fill = node.chain().fill.status();
+    let data_sets = fill.scans.into_iter().map(|scan| DataSetStatus {
+        path: scan.root,
+        files: scan.files,
+        handled: scan.handled,
+        read: scan.read,
+        readers: scan.readers,
+        state: scan.state,
+        order: scan.order,
+        confidence: scan.confidence,
+        recognised_after: scan.known_after,
+    });
+    FillStatus {
+        data_sets: data_sets.collect(),
+        in_flight: fill.in_flight,
+        window: fill.window,
+        files: fill.files,
+        bytes: fill.bytes,
+        failed: fill.failed,
+        dropped: fill.dropped,
     }
 }
 

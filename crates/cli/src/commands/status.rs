@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use feedline_node::api::{CacheDirStatus, Status};
+use feedline_node::api::{CacheDirStatus, DataSetStatus, Status};
 
 use crate::daemon::Daemon;
 use crate::failure::{Exit, Outcome};
@@ -82,6 +82,10 @@ fn write_status(out: &mut impl Write, status: &Status) -> io::Result<()> {
         writeln!(out)?;
         cache_table(&status.cache).write(out, "  ")?;
     }
+    if !status.fill.data_sets.is_empty() {
+        writeln!(out)?;
+        data_set_table(&status.fill.data_sets).write(out, "  ")?;
+    }
     for example in &status.namespace.hidden_examples {
         writeln!(out, "  hidden: {example}")?;
     }
@@ -140,6 +144,20 @@ fn facts(status: &Status) -> Table {
     if !status.retries.is_empty() {
         row("retries", counters(&status.retries));
     }
+    let fill = &status.fill;
+    if fill.files > 0 || fill.in_flight > 0 {
+        row(
+            "fill",
+            format!(
+                "{} files ({}) fetched ahead; {} in flight of {} allowed, {} failed",
+                output::count(fill.files),
+                output::bytes(fill.bytes),
+                output::count(fill.in_flight),
+                output::count(fill.window),
+                output::count(fill.failed)
+            ),
+        );
+    }
     let tree = &status.namespace;
     row(
         "tree",
@@ -171,6 +189,33 @@ fn cache_table(dirs: &[CacheDirStatus]) -> Table {
             output::count(dir.evicted),
             output::count(dir.corrupt),
             dir.state.clone(),
+        ]);
+    }
+    table
+}
+
+fn data_set_table(sets: &[DataSetStatus]) -> Table {
+    let mut table =
+        Table::new(&["data set", ">files", ">here", ">read", ">readers", "fill", "order"]);
+    for set in sets {
+        let path = if set.path.is_empty() { "/" } else { &set.path };
+        let order = match set.recognised_after {
+            0 => set.order.clone(),
+            reads => format!(
+                "{} ({:.0} %, known after {} reads)",
+                set.order,
+                set.confidence * 100.0,
+                output::count(reads)
+            ),
+        };
+        table.row([
+            path.to_owned(),
+            output::count(set.files),
+            output::percent(set.handled, set.files),
+            output::percent(set.read, set.files),
+            output::count(set.readers),
+            set.state.clone(),
+            order,
         ]);
     }
     table

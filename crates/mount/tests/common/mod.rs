@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use feedline_model::{
-    BlockSource, CachedFile, Clock, Directory, DirectoryBuilder, Object, ObjectHolder, ObjectId,
-    ObjectIndex, Priority, ReadError, SourceId, Tree,
+    Access, AccessObserver, BlockSource, CachedFile, Clock, Directory, DirectoryBuilder, Object,
+    ObjectHolder, ObjectId, ObjectIndex, Priority, ReadError, SourceId, Tree,
 };
 use feedline_mount::{
     Capacity, CapacityProvider, Mount, MountConfig, MountHandle, MountParts, MountStats, Unmount,
@@ -199,6 +199,17 @@ impl BlockSource for Chain {
     }
 }
 
+/// What the mount reported: the thread, the directory, the key, whether it was a hit.
+#[derive(Debug, Default)]
+pub(crate) struct Accesses(pub(crate) Mutex<Vec<(u32, String, String, bool)>>);
+
+impl AccessObserver for Accesses {
+    fn accessed(&self, access: Access<'_>) {
+        let (parent, key) = (access.parent.to_string(), access.object.key.to_string());
+        self.0.lock().push((access.process, parent, key, access.is_hit));
+    }
+}
+
 /// A mount that is always taken away again.
 pub(crate) struct Bed {
     pub(crate) mount: Option<MountHandle>,
@@ -206,6 +217,7 @@ pub(crate) struct Bed {
     pub(crate) index: Arc<TestIndex>,
     pub(crate) chain: Arc<Chain>,
     pub(crate) source: Arc<MemorySource>,
+    pub(crate) accesses: Arc<Accesses>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) runtime: Runtime,
     pub(crate) config: MountConfig,
@@ -263,6 +275,7 @@ impl Bed {
             index,
             chain,
             source,
+            accesses: Arc::default(),
             clock,
             runtime,
             config,
@@ -278,6 +291,7 @@ impl Bed {
             tree: Arc::clone(&self.tree) as _,
             index: Arc::clone(&self.index) as _,
             blocks: Arc::clone(&self.chain) as _,
+            observer: Some(Arc::clone(&self.accesses) as _),
             clock: Arc::clone(&self.clock),
             runtime: self.runtime.handle().clone(),
             capacity: CapacityProvider::new(|| Capacity {

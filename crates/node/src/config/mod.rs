@@ -18,5 +18,5 @@ mod written;
 pub use resolved::{
     CacheDir, Listing, LogFormat, MountConfig, OpenMode, PathStyle, ResolvedConfig,
 };
-pub use table::{CacheSize, Kind, SETTINGS, Setting, find};
+pub use table::{CacheSize, Fill, Kind, SETTINGS, Setting, find};
 pub use written::{ConfigError, FILE_DEFAULT, Inputs, Merged, Origin};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use feedline_gateway::api::SettingInfo;
 
-use super::table::{self, CacheSize, SETTINGS, Value};
+use super::table::{self, CacheSize, Fill, SETTINGS, Value};
 use super::units;
 use super::written::{ConfigError, Merged, MountWritten, Origin};
 use crate::paths;
@@ -92,6 +92,9 @@ pub struct ResolvedConfig {
     pub metadata_ttl: Duration,
     pub listing: Listing,
     pub open: OpenMode,
+    pub fill: Fill,
+    pub fill_bytes_per_s: u64,
+    pub oracle: bool,
     pub uid: u32,
     pub gid: u32,
     pub umask: u16,
@@ -144,6 +147,12 @@ impl ResolvedConfig {
                 "none" => OpenMode::None,
                 _ => OpenMode::Passthrough,
             },
+            fill: match merged.value("fill")? {
+                Some(Value::Fill(fill)) => fill,
+                _ => Fill::On,
+            },
+            fill_bytes_per_s: merged.count("fill_rate", 0)?,
+            oracle: matches!(merged.value("oracle")?, Some(Value::Switch(true))),
             uid: merged.count("uid", rustix::process::getuid().as_raw())?,
             gid: merged.count("gid", rustix::process::getgid().as_raw())?,
             umask: merged.count("umask", 0)?,

@@ -78,6 +78,8 @@ pub enum Kind {
     Octal,
     /// `HOST:PORT`.
     Address,
+    /// `on`, `off`, or comma-separated patterns of paths.
+    Fill,
     /// Comma-separated `DIR:SIZE`, where a size may also be a percentage of the file system.
     CacheDirs,
 }
@@ -92,6 +94,18 @@ pub(super) enum Value {
     Path(PathBuf),
     Address(SocketAddr),
     CacheDirs(Vec<(PathBuf, CacheSize)>),
+    Fill(Fill),
+}
+
+/// What is fetched ahead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fill {
+    /// Every data set that is read.
+    On,
+    /// Nothing.
+    Off,
+    /// Files whose path in the mount matches one of these.
+    Only(Vec<glob::Pattern>),
 }
 
 /// How large a cache directory may grow.
@@ -142,6 +156,7 @@ impl Kind {
                 .parse()
                 .map(Value::Address)
                 .map_err(|_| "is no address: write IP:PORT, such as 127.0.0.1:9464".into()),
+            Self::Fill => read_fill(text).map(Value::Fill),
             Self::CacheDirs => read_cache_dirs(text).map(Value::CacheDirs),
         }
     }
@@ -165,6 +180,26 @@ fn within<T: PartialOrd>(
 fn absolute(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
     if path.is_absolute() { Ok(path) } else { Err("is no absolute path".into()) }
+}
+
+fn read_fill(text: &str) -> Result<Fill, String> {
+    match text {
+        "on" | "true" => Ok(Fill::On),
+        "off" | "false" => Ok(Fill::Off),
+        patterns => {
+            let parts = patterns.split(',').map(str::trim).filter(|part| !part.is_empty());
+            let read = |part: &str| {
+                let part = part.trim_matches('/');
+                glob::Pattern::new(part)
+                    .map_err(|why| format!("{part:?} is no pattern: {}", why.msg))
+            };
+            let patterns: Vec<_> = parts.map(read).collect::<Result<_, _>>()?;
+            if patterns.is_empty() {
+                return Err("is neither on nor off nor a pattern such as train/*".into());
+            }
+            Ok(Fill::Only(patterns))
+        }
+    }
 }
 
 /// The smallest cache directory: its own files and a few pages must fit.
@@ -327,6 +362,28 @@ pub const SETTINGS: &[Setting] = &[
         "passthrough",
         Kind::Choice(&["passthrough", "none"]),
         "How the kernel opens cached files; none is faster when the data set fits in memory",
+    ),
+    setting(
+        "fill",
+        "WHAT",
+        "on",
+        Kind::Fill,
+        "Fetch ahead what a job that reads a data set will want: on, off, or only files whose path in the mount \
+         matches one of these comma-separated patterns (`*` also crosses folders), such as train/*",
+    ),
+    setting(
+        "fill_rate",
+        "RATE",
+        "0",
+        Kind::Rate,
+        "Bytes a second fetched ahead, at most; 0: no limit",
+    ),
+    setting(
+        "oracle",
+        "BOOL",
+        "true",
+        Kind::Switch,
+        "Recognise the order in which a job's processes read, and fetch in that order",
     ),
     setting(
         "uid",

@@ -104,6 +104,7 @@ fn a_flag_beats_a_variable_beats_the_file_beats_the_default_for_every_setting() 
         Kind::Octal => ["001", "002", "003"].map(str::to_owned),
         Kind::Address => ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"].map(str::to_owned),
         Kind::CacheDirs => ["/a:1GiB", "/b:1GiB", "/c:1GiB"].map(str::to_owned),
+        Kind::Fill => ["off", "train/*", "a,b"].map(str::to_owned),
     };
     for setting in SETTINGS {
         let [a, b, c] = values(setting);

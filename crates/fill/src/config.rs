@@ -1,0 +1,74 @@
+//! What fill is told, and what it talks to.
+
+use std::fmt;
+use std::sync::Arc;
+
+use feedline_model::{BlockSource, Clock, ObjectIndex, Tree};
+use tokio::runtime::Handle;
+
+/// Settings, all resolved.
+#[derive(Debug, Clone)]
+pub struct FillConfig {
+    /// Fetch ahead at all. Without it nothing is fetched, but accesses are still watched for
+    /// eviction.
+    pub enabled: bool,
+    /// If not empty, only files whose path in the tree matches one of these.
+    pub patterns: Vec<glob::Pattern>,
+    /// Predict the order of reads.
+    pub oracle: bool,
+    /// Bytes a second that fill fetches at most; 0: no limit.
+    pub rate_bytes_per_s: u64,
+    /// Fetches in flight at most.
+    pub window_max: usize,
+}
+
+impl Default for FillConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            patterns: Vec::new(),
+            oracle: true,
+            rate_bytes_per_s: 0,
+            // Seven eighths of the 384 requests that the store allows: what it lets fill have.
+            window_max: 336,
+        }
+    }
+}
+
+/// Tells whether a process (a thread, by its id) still runs; 0 is one that cannot be named.
+#[derive(Clone)]
+pub struct Liveness(Arc<dyn Fn(u32) -> bool + Send + Sync>);
+
+impl Liveness {
+    /// Wraps a function that must not block.
+    pub fn new(is_alive: impl Fn(u32) -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(is_alive))
+    }
+
+    pub(crate) fn is_alive(&self, process: u32) -> bool {
+        (self.0)(process)
+    }
+}
+
+impl fmt::Debug for Liveness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Liveness")
+    }
+}
+
+/// Components.
+#[derive(Debug, Clone)]
+pub struct FillParts {
+    /// Names and sizes.
+    pub tree: Arc<dyn Tree>,
+    /// What is here already, and how much room there is.
+    pub index: Arc<dyn ObjectIndex>,
+    /// Where to fetch through: the cache.
+    pub blocks: Arc<dyn BlockSource>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Where tasks run.
+    pub runtime: Handle,
+    /// Who still reads.
+    pub liveness: Liveness,
+}

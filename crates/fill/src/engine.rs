@@ -1,0 +1,468 @@
+//! The loop: takes what was reported, decides what to fetch next, keeps the window full.
+//!
+//! One task owns the fetches in flight. The state is behind a lock because status and eviction look
+//! at it; the task holds it for at most [`LOOKS`] candidates at a time.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use feedline_model::page::{PAGE_BYTES, page_count, page_range};
+use feedline_model::{Access, AccessObserver, Object, Priority, ReadError};
+use feedline_oracle::Outcome;
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::config::{FillConfig, FillParts};
+use crate::groups::{Beside, Groups, parent_of};
+use crate::rate::Rate;
+use crate::scan::{Rest, Scan};
+use crate::set::DataSet;
+use crate::status::FillStatus;
+use crate::watch::{Seen, Watch};
+use crate::window::Window;
+
+/// Data sets watched at once; the one read longest ago goes first.
+const SCANS_MAX: usize = 16;
+
+/// Candidates looked at under one lock: about a millisecond where all are cached.
+const LOOKS: usize = 1_024;
+
+/// Accesses are taken in batches this far apart: waking the engine for each open of a hot file would
+/// cost as much as the open.
+const BATCH: Duration = Duration::from_millis(3);
+
+/// How often readers are looked after.
+const TICK: Duration = Duration::from_secs(1);
+
+/// A set that nobody has read for so long is forgotten.
+const FORGET: Duration = Duration::from_secs(3_600);
+
+/// What is left free for demand reads and for what is in flight.
+const FREE_RESERVE: u64 = 32 << 20;
+
+/// A set is built anew at most this often when files are read that it does not know.
+const REBUILD: Duration = Duration::from_secs(2);
+
+/// What the loop and its users share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: FillConfig,
+    pub(crate) parts: FillParts,
+    pub(crate) watch: Watch,
+    pub(crate) state: Mutex<State>,
+    /// Eviction asks for next uses.
+    pub(crate) wants_ids: AtomicBool,
+    stop: watch::Sender<bool>,
+    counters: Counters,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    files: AtomicU64,
+    bytes: AtomicU64,
+    failed: AtomicU64,
+    in_flight: AtomicU64,
+    window: AtomicU64,
+}
+
+/// Data sets, the one read last in front.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) scans: Vec<Scan>,
+    groups: Groups,
+    rebuilt: Duration,
+    /// The number of the last scan begun.
+    last_number: u64,
+}
+
+/// Watches, predicts and fetches ahead. Ends when dropped.
+#[derive(Debug)]
+pub struct Fill {
+    shared: Arc<Shared>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What one fetch is about.
+struct Piece {
+    /// The number of the scan.
+    scan: u64,
+    position: u32,
+    object: Object,
+    page: u64,
+}
+
+impl Piece {
+    fn range(&self) -> Range<u64> {
+        page_range(self.page, self.object.version.size)
+    }
+}
+
+/// A fetch that has ended.
+struct Landed {
+    piece: Piece,
+    took: Duration,
+    outcome: Result<u64, ReadError>,
+}
+
+impl Fill {
+    /// Starts the loop on the runtime of `parts`.
+    #[must_use]
+    pub fn start(config: FillConfig, parts: FillParts) -> Arc<Self> {
+        let runtime = parts.runtime.clone();
+        let shared = Arc::new(Shared {
+            config,
+            parts,
+            watch: Watch::default(),
+            state: Mutex::default(),
+            wants_ids: AtomicBool::new(false),
+            stop: watch::Sender::new(false),
+            counters: Counters::default(),
+        });
+        let task = runtime.spawn(Engine::new(Arc::clone(&shared)).run());
+        Arc::new(Self { shared, task: Mutex::new(Some(task)) })
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Ends the loop; fetches in flight go on in the cache and are not waited for.
+    pub async fn stop(&self) {
+        self.shared.stop.send_replace(true);
+        let task = self.task.lock().take();
+        if let Some(task) = task
+            && let Err(error) = task.await
+        {
+            tracing::error!(%error, "fill did not end cleanly");
+        }
+    }
+
+    /// What it does now.
+    #[must_use]
+    pub fn status(&self) -> FillStatus {
+        let counters = &self.shared.counters;
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        FillStatus {
+            scans: self.shared.state.lock().scans.iter().map(Scan::status).collect(),
+            in_flight: get(&counters.in_flight),
+            window: get(&counters.window),
+            files: get(&counters.files),
+            bytes: get(&counters.bytes),
+            failed: get(&counters.failed),
+            dropped: self.shared.watch.dropped(),
+        }
+    }
+}
+
+impl Drop for Fill {
+    fn drop(&mut self) {
+        self.shared.stop.send_replace(true);
+    }
+}
+
+impl AccessObserver for Fill {
+    fn accessed(&self, access: Access<'_>) {
+        self.shared.watch.report(&access);
+    }
+}
+
+/// What belongs to the task alone.
+struct Engine {
+    shared: Arc<Shared>,
+    window: Window,
+    rate: Rate,
+    in_flight: FuturesUnordered<BoxFuture<'static, Landed>>,
+    /// What oracles think about, in blocking threads; one thing at a time for each set.
+    thinking: FuturesUnordered<BoxFuture<'static, (u64, Option<Outcome>)>>,
+    in_flight_bytes: u64,
+    /// Pages of large objects that are to follow.
+    pages: Vec<Piece>,
+}
+
+impl Engine {
+    fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            window: Window::new(shared.config.window_max),
+            rate: Rate::new(shared.config.rate_bytes_per_s),
+            in_flight: FuturesUnordered::new(),
+            thinking: FuturesUnordered::new(),
+            in_flight_bytes: 0,
+            pages: Vec::new(),
+            shared,
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.shared.parts.clock.monotonic()
+    }
+
+    async fn run(mut self) {
+        let shared = Arc::clone(&self.shared);
+        let clock = Arc::clone(&shared.parts.clock);
+        let mut stop = shared.stop.subscribe();
+        let mut tick = clock.sleep(TICK);
+        let mut batch = clock.sleep(Duration::ZERO);
+        let mut waiting_for_batch = false;
+        loop {
+            let delay = self.top_up();
+            let mut held_up = clock.sleep(delay.unwrap_or(TICK));
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return,
+                Some(landed) = self.in_flight.next(), if !self.in_flight.is_empty() => {
+                    self.landed(landed);
+                    // What else has come back: one turn for all of it.
+                    while let Some(Some(landed)) =
+                        futures::FutureExt::now_or_never(self.in_flight.next())
+                    {
+                        self.landed(landed);
+                    }
+                }
+                () = shared.watch.reported(), if !waiting_for_batch => {
+                    waiting_for_batch = true;
+                    batch = clock.sleep(BATCH);
+                }
+                () = &mut batch, if waiting_for_batch => {
+                    waiting_for_batch = false;
+                    self.take_reports();
+                    self.think();
+                }
+                Some((number, outcome)) = self.thinking.next(), if !self.thinking.is_empty() => {
+                    self.thought(number, outcome);
+                    self.think();
+                }
+                () = &mut held_up, if delay.is_some() => {}
+                () = &mut tick => {
+                    tick = clock.sleep(TICK);
+                    self.look_after();
+                }
+            }
+        }
+    }
+
+    /// Takes what was reported and gives each access to its data set.
+    fn take_reports(&mut self) {
+        let now = self.now();
+        for seen in self.shared.watch.take() {
+            self.see(&seen, now);
+        }
+    }
+
+    fn see(&self, seen: &Seen, now: Duration) {
+        let mut state = self.shared.state.lock();
+        let state = &mut *state;
+        let known = state.scans.iter().position(|scan| scan.set.has_folder(&seen.parent));
+        if let Some(at) = known {
+            let scan = &mut state.scans[at];
+            if let Some(position) = scan.set.position(&seen.parent, &seen.object) {
+                scan.accessed(seen.process, position, seen.object.version.size, now);
+                state.scans[..=at].rotate_right(1);
+                return;
+            }
+            // Listed anew since, with other files or versions.
+            if now < state.rebuilt + REBUILD {
+                return;
+            }
+            let (root, flat) = (Arc::clone(&scan.set.root), scan.flat);
+            state.scans.remove(at);
+            self.begin(state, &root, flat, seen, now);
+            return;
+        }
+        let scans = &state.scans;
+        let sets_in = |parent: &str| {
+            let inside = scans.iter().filter(|scan| parent_of(&scan.set.root) == Some(parent));
+            let beside = inside.map(|scan| Beside {
+                root: Arc::clone(&scan.set.root),
+                flat: scan.flat,
+                same_reader: scan.is_read_by(seen.process),
+            });
+            beside.collect()
+        };
+        let file = seen.object.id().hash64();
+        if let Some(wanted) = state.groups.accessed(&seen.parent, file, sets_in) {
+            self.begin(state, &wanted.root, wanted.flat, seen, now);
+        }
+    }
+
+    /// Makes a set, which replaces those that lie in it.
+    fn begin(&self, state: &mut State, root: &str, flat: bool, seen: &Seen, now: Duration) {
+        state.rebuilt = now;
+        let Some(set) = DataSet::build(&*self.shared.parts.tree, root, flat) else { return };
+        let inside = |path: &str| {
+            path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+                || root.is_empty()
+        };
+        if !flat {
+            state.scans.retain(|scan| !inside(&scan.set.root));
+        }
+        tracing::info!(
+            root,
+            files = set.len(),
+            folders = set.folders(),
+            "a data set is being read"
+        );
+        state.last_number += 1;
+        let mut scan = Scan::new(state.last_number, set, flat, self.shared.config.oracle, now);
+        if !self.shared.config.enabled {
+            scan.rest = Rest::Off;
+        }
+        if let Some(position) = scan.set.position(&seen.parent, &seen.object) {
+            scan.accessed(seen.process, position, seen.object.version.size, now);
+        }
+        // The reads that led here were not kept one by one.
+        scan.credit(crate::groups::READS_MIN as u64);
+        state.scans.insert(0, scan);
+        state.scans.truncate(SCANS_MAX);
+    }
+
+    /// Readers that have ended, sets that nobody reads, tables that eviction wants.
+    fn look_after(&mut self) {
+        let now = self.now();
+        let mut state = self.shared.state.lock();
+        let liveness = &self.shared.parts.liveness;
+        state.scans.retain(|scan| now.saturating_sub(scan.last_access()) < FORGET);
+        for scan in &mut state.scans {
+            scan.look_after(now, |process| liveness.is_alive(process));
+            if scan.rest == Rest::Full {
+                scan.rest = Rest::No;
+            }
+        }
+        if self.shared.wants_ids.load(Ordering::Relaxed) {
+            // One a tick: a hash for each of a million files is a quarter of a second.
+            let _ = state.scans.iter_mut().any(Scan::index_ids);
+        }
+        let nothing_to_gain = !state.scans.is_empty()
+            && state.scans.iter().all(|scan| matches!(scan.rest, Rest::Complete | Rest::Off))
+            && !self.shared.wants_ids.load(Ordering::Relaxed);
+        self.shared.watch.ignore_hits(nothing_to_gain);
+    }
+
+    /// Starts fetches until the window is full. `Some`: the rate holds them up for so long.
+    fn top_up(&mut self) -> Option<Duration> {
+        let shared = Arc::clone(&self.shared);
+        let mut looks = LOOKS;
+        while self.in_flight.len() < self.window.size() && looks > 0 {
+            let wait = self.rate.wait(self.now());
+            if !wait.is_zero() {
+                return Some(wait);
+            }
+            let next = self.pages.pop().or_else(|| self.pick(&shared, &mut looks));
+            let Some(piece) = next else { break };
+            self.fetch(piece);
+        }
+        self.shared.counters.in_flight.store(self.in_flight.len() as u64, Ordering::Relaxed);
+        self.shared.counters.window.store(self.window.size() as u64, Ordering::Relaxed);
+        // Looked at enough for one turn: others first, then on.
+        (looks == 0).then_some(Duration::ZERO)
+    }
+
+    /// The next file to fetch: of the set read last that has any.
+    fn pick(&self, shared: &Shared, looks: &mut usize) -> Option<Piece> {
+        let mut state = shared.state.lock();
+        for scan in &mut state.scans {
+            while let Some(position) = scan.next(looks) {
+                let Some(object) = scan.object(position) else { continue };
+                let here = object.version.size == 0 || shared.parts.index.contains(&object.id());
+                if here || !self.is_wanted(scan, position) {
+                    continue;
+                }
+                let size = object.version.size;
+                let needed = self.in_flight_bytes + size + FREE_RESERVE;
+                if shared.parts.index.free_bytes() < needed {
+                    scan.put_back(position);
+                    scan.rest = Rest::Full;
+                    break;
+                }
+                scan.started(size);
+                return Some(Piece { scan: scan.number, position, object, page: 0 });
+            }
+        }
+        None
+    }
+
+    fn is_wanted(&self, scan: &Scan, position: u32) -> bool {
+        let patterns = &self.shared.config.patterns;
+        patterns.is_empty() || {
+            let path = scan.set.path(position).unwrap_or_default();
+            patterns.iter().any(|pattern| pattern.matches(&path))
+        }
+    }
+
+    fn fetch(&mut self, piece: Piece) {
+        let range = piece.range();
+        let length = range.end - range.start;
+        self.in_flight_bytes += length;
+        let now = self.now();
+        self.rate.spend(length, now);
+        let (blocks, clock) =
+            (Arc::clone(&self.shared.parts.blocks), Arc::clone(&self.shared.parts.clock));
+        self.in_flight.push(Box::pin(async move {
+            let read = blocks.read(&piece.object, range, Priority::Fill).await;
+            // Not the bytes: they are on their way to the disk, and would be held twice.
+            let outcome = read.map(|bytes| bytes.len() as u64);
+            let took = clock.monotonic().saturating_sub(now);
+            Landed { piece, took, outcome }
+        }));
+    }
+
+    fn landed(&mut self, landed: Landed) {
+        let full = self.in_flight.len() + 1 >= self.window.size();
+        let Landed { piece, took, outcome } = landed;
+        let range = piece.range();
+        self.in_flight_bytes -= range.end - range.start;
+        let counters = &self.shared.counters;
+        let error = match outcome {
+            Ok(bytes) => {
+                counters.bytes.fetch_add(bytes, Ordering::Relaxed);
+                self.window.came_back(took, full);
+                if piece.page + 1 < page_count(piece.object.version.size) {
+                    self.pages.push(Piece { page: piece.page + 1, ..piece });
+                } else {
+                    counters.files.fetch_add(1, Ordering::Relaxed);
+                }
+                return;
+            }
+            Err(error) => error,
+        };
+        counters.failed.fetch_add(1, Ordering::Relaxed);
+        let again = matches!(error, ReadError::Unavailable { .. });
+        if again {
+            self.window.failed();
+        }
+        tracing::debug!(%error, "fill: a fetch failed");
+        let mut state = self.shared.state.lock();
+        if let Some(scan) = state.scans.iter_mut().find(|scan| scan.number == piece.scan) {
+            scan.failed(piece.position, again);
+        }
+    }
+
+    /// Lets the oracle of each set think, beside everything else.
+    fn think(&self) {
+        let mut state = self.shared.state.lock();
+        for scan in state.scans.iter_mut().filter(|scan| !scan.is_thinking) {
+            let Some(work) = scan.next_work() else { continue };
+            scan.is_thinking = true;
+            let number = scan.number;
+            let thought = self.shared.parts.runtime.spawn_blocking(move || work.run());
+            self.thinking.push(Box::pin(async move { (number, thought.await.ok()) }));
+        }
+    }
+
+    fn thought(&self, number: u64, outcome: Option<Outcome>) {
+        let mut state = self.shared.state.lock();
+        if let Some(scan) = state.scans.iter_mut().find(|scan| scan.number == number) {
+            scan.is_thinking = false;
+            if let Some(outcome) = outcome {
+                scan.accept(outcome);
+            }
+        }
+    }
+}
+
+/// Pages of large objects are fetched one after another; this is how much one may be ahead.
+const _: () = assert!(PAGE_BYTES <= FREE_RESERVE);

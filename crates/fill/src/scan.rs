@@ -1,0 +1,339 @@
+//! One data set that is being read: who reads it, what is done, and what comes next.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use feedline_model::{NextUse, Object, ObjectId};
+use feedline_oracle::{Config, Oracle, Outcome, Work};
+use hashbrown::HashMap;
+
+use crate::set::{DataSet, position_in};
+use crate::status::ScanStatus;
+
+/// Files that fill may be ahead of the reads, for each file that was read: after the first eight
+/// reads 2,048 files, and a full scan is never held up.
+const AHEAD_FILES: u64 = 256;
+
+/// Bytes that fill may be ahead, for each byte of the files that were read.
+const AHEAD_RATIO: u64 = 32;
+
+/// Bytes that fill may be ahead in any case.
+const AHEAD_BYTES_MIN: u64 = 256 << 20;
+
+/// Predictions taken from the oracle at once.
+const PREDICTIONS: usize = 256;
+
+/// Readers of one set at most; a job has a few dozen a node.
+const READERS_MAX: usize = 4_096;
+
+/// How long a set without living readers is still filled: a job that starts anew, or a reader that
+/// cannot be named.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// How long a set is filled while its readers live and read nothing: a validation, a checkpoint.
+const PAUSE: Duration = Duration::from_secs(600);
+
+/// Tries to fetch one file before it is left to demand reads.
+const TRIES: u8 = 3;
+
+/// A set of positions.
+#[derive(Debug, Default)]
+pub(crate) struct Bits {
+    words: Vec<u64>,
+    count: u32,
+}
+
+impl Bits {
+    fn new(len: u32) -> Self {
+        Self { words: vec![0; len.div_ceil(64) as usize], count: 0 }
+    }
+
+    pub(crate) fn has(&self, at: u32) -> bool {
+        self.words[at as usize / 64] >> (at % 64) & 1 == 1
+    }
+
+    /// True if it was not there.
+    fn add(&mut self, at: u32) -> bool {
+        let fresh = !self.has(at);
+        self.words[at as usize / 64] |= 1 << (at % 64);
+        self.count += u32::from(fresh);
+        fresh
+    }
+
+    fn remove(&mut self, at: u32) {
+        self.count -= u32::from(self.has(at));
+        self.words[at as usize / 64] &= !(1 << (at % 64));
+    }
+
+    fn clear(&mut self) {
+        self.words.fill(0);
+        self.count = 0;
+    }
+}
+
+/// Why nothing is fetched for a set now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rest {
+    /// There is something to do.
+    No,
+    /// Every file was looked at.
+    Complete,
+    /// Ahead of the reads by as much as is allowed.
+    Ahead,
+    /// No free space is left in the cache.
+    Full,
+    /// Nobody reads it any more.
+    Idle,
+    /// Switched off.
+    Off,
+}
+
+impl Rest {
+    fn text(self) -> &'static str {
+        match self {
+            Self::No => "filling",
+            Self::Complete => "complete",
+            Self::Ahead => "waiting for reads",
+            Self::Full => "cache full",
+            Self::Idle => "idle",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// One data set that is being read.
+#[derive(Debug)]
+pub(crate) struct Scan {
+    /// Names it while something for it is under way.
+    pub(crate) number: u64,
+    /// The oracle's work is being done.
+    pub(crate) is_thinking: bool,
+    pub(crate) set: DataSet,
+    /// Only the files of its folder itself.
+    pub(crate) flat: bool,
+    oracle: Option<Oracle>,
+    readers: HashMap<u32, Duration>,
+    last_access: Duration,
+    /// Complete here, under way, or given up.
+    handled: Bits,
+    /// Read since the epoch began.
+    read: Bits,
+    /// Different files read, and their bytes, over all epochs; bounds how far ahead fill may be.
+    reads: u64,
+    read_bytes: u64,
+    fetched: u64,
+    fetched_bytes: u64,
+    sweep: u32,
+    predicted: VecDeque<u32>,
+    again: VecDeque<u32>,
+    tries: HashMap<u32, u8>,
+    pub(crate) rest: Rest,
+    /// Positions by id, once eviction has asked.
+    by_id: Option<Arc<Vec<(u64, u32)>>>,
+}
+
+impl Scan {
+    pub(crate) fn new(number: u64, set: DataSet, flat: bool, predict: bool, now: Duration) -> Self {
+        let len = set.len();
+        Self {
+            number,
+            is_thinking: false,
+            flat,
+            oracle: predict.then(|| Oracle::new(len, Config::default())),
+            readers: HashMap::new(),
+            last_access: now,
+            handled: Bits::new(len),
+            read: Bits::new(len),
+            reads: 0,
+            read_bytes: 0,
+            fetched: 0,
+            fetched_bytes: 0,
+            sweep: 0,
+            predicted: VecDeque::new(),
+            again: VecDeque::new(),
+            tries: HashMap::new(),
+            rest: Rest::No,
+            by_id: None,
+            set,
+        }
+    }
+
+    /// A process uses the file at `position`.
+    pub(crate) fn accessed(&mut self, process: u32, position: u32, size: u64, now: Duration) {
+        self.last_access = now;
+        if self.readers.len() < READERS_MAX || self.readers.contains_key(&process) {
+            self.readers.insert(process, now);
+        }
+        if !self.read.has(position) {
+            self.reads += 1;
+            self.read_bytes += size;
+        } else if self.read.count > self.set.len() / 2 {
+            // What was read already is read again, and most has been: another epoch.
+            self.read.clear();
+        }
+        self.read.add(position);
+        if let Some(oracle) = &mut self.oracle {
+            oracle.observe(process, position);
+        }
+        if matches!(self.rest, Rest::Ahead | Rest::Idle) {
+            self.rest = Rest::No;
+        }
+    }
+
+    /// Files that were read before the set was known.
+    pub(crate) fn credit(&mut self, files: u64) {
+        self.reads += files;
+    }
+
+    /// True if `process` reads it.
+    pub(crate) fn is_read_by(&self, process: u32) -> bool {
+        self.readers.contains_key(&process)
+    }
+
+    /// When it was last read.
+    pub(crate) fn last_access(&self) -> Duration {
+        self.last_access
+    }
+
+    /// Forgets readers that have ended; rests when nobody is left.
+    pub(crate) fn look_after(&mut self, now: Duration, is_alive: impl Fn(u32) -> bool) {
+        let oracle = &mut self.oracle;
+        self.readers.retain(|process, last| {
+            let quiet = now.saturating_sub(*last);
+            let stays =
+                if *process == 0 { quiet < IDLE } else { quiet < IDLE || is_alive(*process) };
+            if !stays && let Some(oracle) = oracle {
+                oracle.end_stream(*process);
+            }
+            stays
+        });
+        let quiet = now.saturating_sub(self.last_access);
+        let idle = (self.readers.is_empty() && quiet > IDLE) || quiet > PAUSE;
+        if idle && self.rest == Rest::No {
+            self.rest = Rest::Idle;
+        }
+    }
+
+    /// True while fill may run further ahead.
+    fn may_go_on(&self) -> bool {
+        self.fetched < self.reads.saturating_mul(AHEAD_FILES)
+            && self.fetched_bytes < AHEAD_BYTES_MIN.max(self.read_bytes.saturating_mul(AHEAD_RATIO))
+    }
+
+    /// The next position that nobody has handled, marked as handled; looks at `looks` at most.
+    pub(crate) fn next(&mut self, looks: &mut usize) -> Option<u32> {
+        if self.rest != Rest::No {
+            return None;
+        }
+        if !self.may_go_on() {
+            self.rest = Rest::Ahead;
+            return None;
+        }
+        while *looks > 0 {
+            *looks -= 1;
+            let Some(position) = self.candidate() else {
+                self.rest = Rest::Complete;
+                return None;
+            };
+            if self.handled.add(position) {
+                return Some(position);
+            }
+        }
+        None
+    }
+
+    /// In the order of the readers as far as it is known, then the rest in the order of the list.
+    fn candidate(&mut self) -> Option<u32> {
+        if self.predicted.is_empty()
+            && let Some(oracle) = &mut self.oracle
+        {
+            self.predicted.extend(oracle.upcoming(PREDICTIONS));
+        }
+        if let Some(position) = self.predicted.pop_front() {
+            return Some(position);
+        }
+        if self.sweep < self.set.len() {
+            self.sweep += 1;
+            return Some(self.sweep - 1);
+        }
+        self.again.pop_front()
+    }
+
+    /// A fetch of `bytes` of the file at a position starts.
+    pub(crate) fn started(&mut self, bytes: u64) {
+        self.fetched += 1;
+        self.fetched_bytes += bytes;
+    }
+
+    /// A fetch failed; `again`: it may work later.
+    pub(crate) fn failed(&mut self, position: u32, again: bool) {
+        let tries = self.tries.entry(position).or_default();
+        *tries += 1;
+        if again && *tries < TRIES {
+            self.handled.remove(position);
+            self.again.push_back(position);
+            if self.rest == Rest::Complete {
+                self.rest = Rest::No;
+            }
+        }
+    }
+
+    /// Puts back a position that was taken and not fetched.
+    pub(crate) fn put_back(&mut self, position: u32) {
+        self.handled.remove(position);
+        self.predicted.push_front(position);
+    }
+
+    /// Heavy thinking that the oracle wants done, in a background thread.
+    pub(crate) fn next_work(&mut self) -> Option<Work> {
+        self.oracle.as_mut()?.next_work()
+    }
+
+    /// What came of it.
+    pub(crate) fn accept(&mut self, outcome: Outcome) {
+        if let Some(oracle) = &mut self.oracle {
+            oracle.accept(outcome);
+        }
+    }
+
+    /// When the object is needed next, if it belongs to this set.
+    pub(crate) fn next_use(&mut self, id: &ObjectId) -> Option<NextUse> {
+        let position = position_in(self.by_id.as_ref()?, id)?;
+        let known = self.oracle.as_mut().and_then(|oracle| oracle.next_use(position));
+        Some(match known {
+            Some(opens) => NextUse::After(opens),
+            None if self.read.has(position) => NextUse::NextEpoch,
+            None => NextUse::ThisEpoch,
+        })
+    }
+
+    /// Makes the table that [`Scan::next_use`] needs, if it is not there. True if it was made.
+    pub(crate) fn index_ids(&mut self) -> bool {
+        let missing = self.by_id.is_none();
+        if missing {
+            self.by_id = Some(Arc::new(self.set.by_id()));
+        }
+        missing
+    }
+
+    /// The object at a position.
+    pub(crate) fn object(&self, position: u32) -> Option<Object> {
+        self.set.object(position)
+    }
+
+    pub(crate) fn status(&self) -> ScanStatus {
+        let verdict = self.oracle.as_ref().map(Oracle::verdict);
+        ScanStatus {
+            root: self.set.root.to_string(),
+            files: u64::from(self.set.len()),
+            handled: u64::from(self.handled.count),
+            read: u64::from(self.read.count),
+            readers: self.readers.len() as u64,
+            state: self.rest.text().into(),
+            order: verdict.as_ref().map_or_else(|| "not looked for".into(), |v| v.sampler.clone()),
+            confidence: verdict.as_ref().map_or(0.0, |v| v.confidence),
+            known_after: verdict.as_ref().and_then(|v| v.reads_to_lock).unwrap_or(0),
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Fill as a whole: accesses in, reads of the next link out.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use feedline_model::page::PAGE_BYTES;
+use feedline_model::{
+    Access, AccessObserver as _, Clock, Foresight as _, NextUse, Object, Priority,
+};
+use feedline_testkit::{MemorySource, RealClock};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
+use tokio::runtime::Handle;
+
+use crate::testing::{FixedTree, SOURCE, Shelf};
+use crate::{Fill, FillConfig, FillParts, FillStatus, Liveness};
+
+/// A data set behind a fill.
+struct Bed {
+    fill: Arc<Fill>,
+    source: Arc<MemorySource>,
+    shelf: Arc<Shelf>,
+    objects: Vec<Object>,
+    alive: Arc<AtomicBool>,
+}
+
+/// `folders` class folders of `files` files of `size` bytes below `train`.
+fn bed_of(folders: usize, files: usize, size: u64, config: FillConfig) -> Bed {
+    let source = MemorySource::new(SOURCE);
+    let mut objects = Vec::new();
+    for folder in 0..folders {
+        for file in 0..files {
+            let key = format!("train/c{folder:03}/{file:05}.jpg");
+            objects.push(source.insert_seeded(&key, 1, size));
+        }
+    }
+    let tree = FixedTree::of(objects.iter().map(|o| (&*o.key, o.version.clone())));
+    let shelf = Shelf::new(Arc::clone(&source));
+    let alive = Arc::new(AtomicBool::new(true));
+    let is_alive = Arc::clone(&alive);
+    let parts = FillParts {
+        tree: Arc::new(tree),
+        index: Arc::clone(&shelf) as _,
+        blocks: Arc::clone(&shelf) as _,
+        clock: Arc::new(RealClock::new()) as Arc<dyn Clock>,
+        runtime: Handle::current(),
+        liveness: Liveness::new(move |_| is_alive.load(Ordering::SeqCst)),
+    };
+    Bed { fill: Fill::start(config, parts), source, shelf, objects, alive }
+}
+
+fn bed(folders: usize, files: usize) -> Bed {
+    bed_of(folders, files, 100, FillConfig::default())
+}
+
+impl Bed {
+    fn access(&self, process: u32, index: usize) {
+        let object = &self.objects[index];
+        let parent = object.key.rsplit_once('/').expect("in a folder").0.into();
+        self.fill.accessed(Access { process, parent: &parent, object, is_hit: false });
+    }
+
+    /// The first accesses of an order that no sampler has.
+    fn scatter(&self, count: usize) {
+        let mut order: Vec<usize> = (0..self.objects.len()).collect();
+        order.shuffle(&mut StdRng::seed_from_u64(11));
+        order[..count].iter().for_each(|index| self.access(1, *index));
+    }
+
+    async fn until(&self, what: &str, done: impl Fn(&FillStatus) -> bool) -> FillStatus {
+        for _ in 0..10_000 {
+            let status = self.fill.status();
+            if done(&status) {
+                return status;
+            }
+            RealClock::new().sleep(Duration::from_millis(2)).await;
+        }
+        panic!("not within 20 s: {what}: {:?}", self.fill.status());
+    }
+
+    /// Waits until no fetch is in flight and the set is in this state.
+    async fn until_state(&self, state: &str) -> FillStatus {
+        let is_so = |status: &FillStatus| {
+            status.in_flight == 0 && status.scans.first().is_some_and(|scan| scan.state == state)
+        };
+        self.until(state, is_so).await
+    }
+
+    fn reads_by_key(&self) -> HashMap<Arc<str>, usize> {
+        let mut reads = HashMap::new();
+        for read in self.source.log() {
+            assert_eq!(read.priority, Priority::Fill);
+            *reads.entry(read.key).or_default() += 1;
+        }
+        reads
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scan_brings_every_file_once() {
+    let bed = bed(5, 100);
+    bed.scatter(8);
+    let status = bed.until_state("complete").await;
+    assert_eq!((status.files, status.failed), (500, 0));
+    let scan = &status.scans[0];
+    assert_eq!((&*scan.root, scan.files, scan.handled), ("train", 500, 500));
+    let reads = bed.reads_by_key();
+    assert!(reads.len() == 500 && reads.values().all(|count| *count == 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_here_is_not_fetched_again() {
+    let bed = bed(5, 100);
+    bed.objects[..450].iter().for_each(|object| bed.shelf.keep(object.id()));
+    bed.scatter(8);
+    bed.until_state("complete").await;
+    assert_eq!(bed.reads_by_key().len(), 50);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_at_a_few_files_fetches_nothing() {
+    let bed = bed(5, 100);
+    bed.scatter(7);
+    // A ninth and tenth access of the same files are no evidence either.
+    bed.scatter(7);
+    RealClock::new().sleep(Duration::from_millis(100)).await;
+    assert!(bed.fill.status().scans.is_empty());
+    assert_eq!(bed.source.reads_total(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fill_runs_ahead_of_the_reads_by_a_bounded_number_of_files() {
+    let bed = bed(4, 2_000);
+    bed.scatter(8);
+    let first = bed.until_state("waiting for reads").await;
+    assert!((2_048..=2_400).contains(&first.files), "{}", first.files);
+    bed.scatter(100);
+    bed.until_state("complete").await;
+    assert_eq!(bed.reads_by_key().len(), 8_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn switched_off_it_fetches_nothing_and_still_knows_what_is_read() {
+    let bed = bed_of(5, 100, 100, FillConfig { enabled: false, ..FillConfig::default() });
+    bed.scatter(20);
+    let status = bed.until_state("off").await;
+    assert!(0 < status.scans[0].read);
+    assert_eq!(bed.source.reads_total(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pattern_chooses_the_files() {
+    let patterns = vec![glob::Pattern::new("train/c00[12]/*").expect("a pattern")];
+    let bed = bed_of(5, 100, 100, FillConfig { patterns, ..FillConfig::default() });
+    bed.scatter(8);
+    bed.until_state("complete").await;
+    let reads = bed.reads_by_key();
+    assert_eq!(reads.len(), 200);
+    assert!(reads.keys().all(|key| key.contains("/c001/") || key.contains("/c002/")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_cache_stops_it_and_space_lets_it_go_on() {
+    let bed = bed(5, 100);
+    bed.shelf.set_free_bytes(1_000);
+    bed.scatter(8);
+    let status = bed.until_state("cache full").await;
+    assert_eq!(status.files, 0);
+    bed.shelf.set_free_bytes(u64::MAX);
+    bed.until_state("complete").await;
+    assert_eq!(bed.reads_by_key().len(), 500);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_file_comes_page_by_page() {
+    let bed = bed_of(2, 5, 2 * PAGE_BYTES + 10, FillConfig::default());
+    (0..10).for_each(|index| bed.access(1, index));
+    let status = bed.until_state("complete").await;
+    assert_eq!((status.files, status.bytes), (10, 10 * (2 * PAGE_BYTES + 10)));
+    let reads = bed.source.log();
+    assert_eq!(reads.len(), 30);
+    assert!(reads.iter().all(|read| read.range.end - read.range.start <= PAGE_BYTES));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_fetch_is_tried_again_if_that_may_help_and_never_for_ever() {
+    let bed = bed(2, 10);
+    let keys: Vec<_> = bed.objects.iter().map(|object| Arc::clone(&object.key)).collect();
+    bed.source.fail_key(&keys[0], 1, &MemorySource::unavailable());
+    bed.source.fail_key(&keys[1], 10, &MemorySource::unavailable());
+    bed.source.remove(&keys[2]);
+    bed.scatter(10);
+    bed.until_state("complete").await;
+    let status = bed.until("both tried thrice", |status| status.failed == 1 + 3 + 1).await;
+    assert_eq!(status.files, 18);
+    let reads = bed.reads_by_key();
+    assert_eq!((reads[&keys[0]], reads[&keys[1]], reads[&keys[2]]), (2, 3, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_is_known_is_the_order_of_the_fetches() {
+    // Few fetches at a time show the order; from the end to the start, which no sweep does.
+    let bed = bed_of(1, 800, 100, FillConfig { window_max: 1, ..FillConfig::default() });
+    let hold = bed.source.hold();
+    (0..40).for_each(|turn| bed.access(3, 799 - turn));
+    bed.until("a verdict", |s| s.scans.first().is_some_and(|scan| scan.confidence > 0.5)).await;
+    hold.release();
+    bed.until_state("complete").await;
+    let log = bed.source.log();
+    let numbers: Vec<usize> = log
+        .iter()
+        .map(|read| bed.objects.iter().position(|o| o.key == read.key).expect("of the set"))
+        .collect();
+    // What was in flight before the verdict came in the order of the sweep.
+    let from = numbers.iter().position(|number| *number == 759).expect("the next of the reader");
+    assert!(from <= 300, "{from}");
+    let next: Vec<usize> = (0..100).map(|step| 759 - step).collect();
+    assert_eq!(numbers[from..from + 100], next);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eviction_learns_what_is_still_to_be_read() {
+    let config = FillConfig { oracle: false, ..FillConfig::default() };
+    let bed = bed_of(5, 100, 100, config);
+    bed.scatter(50);
+    bed.until_state("complete").await;
+    let known = |index: usize| bed.fill.next_use(&bed.objects[index].id());
+    let _ = known(0);
+    bed.until("the table", |_| known(0) != NextUse::Unknown).await;
+    bed.access(1, 7);
+    bed.until("the access", |_| known(7) == NextUse::NextEpoch).await;
+    let unread = (0..500).filter(|index| known(*index) == NextUse::ThisEpoch).count();
+    assert!((440..=460).contains(&unread), "{unread}");
+    let mut stranger = bed.objects[0].clone();
+    stranger.key = "other".into();
+    assert_eq!(bed.fill.next_use(&stranger.id()), NextUse::Unknown);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_stops_with_the_node() {
+    let bed = bed(5, 100);
+    let hold = bed.source.hold();
+    bed.scatter(8);
+    bed.until("fetches", |status| status.in_flight > 0).await;
+    bed.alive.store(false, Ordering::SeqCst);
+    bed.fill.stop().await;
+    drop(hold);
+    bed.scatter(100);
+    RealClock::new().sleep(Duration::from_millis(50)).await;
+    assert!(bed.source.reads_total() <= 32, "nothing was started after the end");
+}
