@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use feedline_node::api::{CacheDirStatus, DataSetStatus, Status};
+use feedline_node::api::{CacheDirStatus, DataSetStatus, FillStatus, Status};
 
 use crate::daemon::Daemon;
 use crate::failure::{Exit, Outcome};
@@ -144,19 +144,8 @@ fn facts(status: &Status) -> Table {
     if !status.retries.is_empty() {
         row("retries", counters(&status.retries));
     }
-    let fill = &status.fill;
-    if fill.files > 0 || fill.in_flight > 0 {
-        row(
-            "fill",
-            format!(
-                "{} files ({}) fetched ahead; {} in flight of {} allowed, {} failed",
-                output::count(fill.files),
-                output::bytes(fill.bytes),
-                output::count(fill.in_flight),
-                output::count(fill.window),
-                output::count(fill.failed)
-            ),
-        );
+    if let Some(fill) = fill_fact(&status.fill) {
+        row("fill", fill);
     }
     let tree = &status.namespace;
     row(
@@ -172,6 +161,20 @@ fn facts(status: &Status) -> Table {
         row("hidden keys", counters(&tree.hidden));
     }
     table
+}
+
+/// What was fetched ahead, if anything was.
+fn fill_fact(fill: &FillStatus) -> Option<String> {
+    (fill.files > 0 || fill.in_flight > 0).then(|| {
+        format!(
+            "{} files ({}) fetched ahead; {} in flight of {} allowed, {} failed",
+            output::count(fill.files),
+            output::bytes(fill.bytes),
+            output::count(fill.in_flight),
+            output::count(fill.window),
+            output::count(fill.failed)
+        )
+    })
 }
 
 fn cache_table(dirs: &[CacheDirStatus]) -> Table {
