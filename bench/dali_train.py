@@ -1,0 +1,88 @@
+#!/usr/bin/env python3
+"""The reference benchmark with real NVIDIA DALI, on the CPU: processes load ImageNet-like data, a pause
+stands in for the training step.
+
+    bench/dali_train.py DIR... --epochs 3 --process 8 --batch-size 256
+
+Each process reads its own shard through DALI's file reader (`random_shuffle`), decodes, crops, flips and
+normalises. The pipeline is built anew in every epoch, as in the reference script: each process lists the
+folder again and stays with its shard. `scripts/setup loaders` installs DALI into `.venv-dali`.
+"""
+
+import training
+
+IMAGE = 224
+# The usual mean and standard deviation of ImageNet's pixels.
+MEAN = [0.485 * 255, 0.456 * 255, 0.406 * 255]
+STD = [0.229 * 255, 0.224 * 255, 0.225 * 255]
+PAGE_BYTES = 4096
+
+
+def pipeline(args, shard, shards):
+    """DALI's pipeline of one process."""
+    from nvidia.dali import Pipeline, fn, types
+
+    pipe = Pipeline(batch_size=args.batch_size, num_threads=max(args.workers, 1), device_id=None,
+                    seed=12 + args.seed + shard)
+    with pipe:
+        jpegs, _labels = fn.readers.file(
+            file_root=args.dir, random_shuffle=True, shard_id=shard, num_shards=shards,
+            pad_last_batch=True, dont_use_mmap=args.no_mmap, name="Reader")
+        sizes = jpegs.shape()
+        if args.decode == "none":
+            pipe.set_outputs(jpegs, sizes)
+            return pipe
+        images = fn.decoders.image_random_crop(
+            jpegs, device="cpu", output_type=types.RGB, random_aspect_ratio=[0.75, 4 / 3],
+            random_area=[0.08, 1.0], num_attempts=100)
+        images = fn.resize(images, device="cpu", resize_x=IMAGE, resize_y=IMAGE,
+                           interp_type=types.INTERP_TRIANGULAR)
+        images = fn.crop_mirror_normalize(
+            images, device="cpu", dtype=types.FLOAT, output_layout="CHW", crop=(IMAGE, IMAGE),
+            mean=MEAN, std=STD, mirror=fn.random.coin_flip(probability=0.5))
+        pipe.set_outputs(images, sizes)
+    return pipe
+
+
+def epoch_of(args, _epoch, shard, shards):
+    """The batches of one epoch of one shard, and how many there are."""
+    pipe = pipeline(args, shard, shards)
+    pipe.build()
+    count = pipe.reader_meta("Reader")["epoch_size"]
+    # As DALI rounds its shards.
+    images = count * (shard + 1) // shards - count * shard // shards
+    batches = -(-images // args.batch_size)
+    return run(args, pipe, images, batches), batches
+
+
+def run(args, pipe, images, batches):
+    """Yields what each batch held. Batches of the next epoch are not asked for."""
+    scheduled = 0
+    while scheduled < min(batches, pipe.prefetch_queue_depth):
+        pipe.schedule_run()
+        scheduled += 1
+    left = images
+    for _ in range(batches):
+        data, sizes = pipe.share_outputs()
+        # The last batch is filled up with repetitions, which do not count.
+        held = min(left, args.batch_size)
+        total_bytes = sum(int(sizes.at(i)[0]) for i in range(held))
+        if args.decode == "none":
+            for i in range(held):
+                # A mapped file is read when its pages are touched.
+                data.at(i)[::PAGE_BYTES].sum()
+        pipe.release_outputs()
+        if scheduled < batches:
+            pipe.schedule_run()
+            scheduled += 1
+        left -= held
+        yield held, total_bytes, []
+
+
+def main():
+    """The command."""
+    training.main(training.arguments(__doc__.split("\n\n")[0], workers=1), epoch_of, ["nvidia.dali"])
+
+
+if __name__ == "__main__":
+    main()
