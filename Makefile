@@ -10,7 +10,8 @@ demo:
 	target/release/feedline demo
 
 test: lint
-	FEEDLINE_PYTHON=$(CURDIR)/.venv/bin/python cargo test --workspace --locked
+	FEEDLINE_PYTHON=$(CURDIR)/.venv/bin/python FEEDLINE_DALI_PYTHON=$(CURDIR)/.venv-dali/bin/python \
+		FEEDLINE_TORCH_PYTHON=/usr/bin/python3 cargo test --workspace --locked
 
 lint:
 	@scripts/setup test

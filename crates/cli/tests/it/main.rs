@@ -10,6 +10,7 @@ mod demo;
 mod errors;
 mod hard;
 mod lifecycle;
+mod loaders;
 mod mount_helper;
 mod names;
 mod plain;
