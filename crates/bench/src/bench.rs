@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
-use crate::{meta, read, targets, train};
+use crate::{http, meta, read, targets, train};
 
 /// `feedline bench`
 #[derive(Debug, Args)]
@@ -18,6 +18,8 @@ enum BenchCommand {
     Train(train::TrainArgs),
     /// Read whole files in random order with several readers, or one large file
     Read(read::ReadArgs),
+    /// Get every object of a list over many connections, as the yardstick of a cold read
+    Http(http::HttpArgs),
     /// Walk a tree with a stat of every entry
     Meta(meta::MetaArgs),
     /// The whole target table, side by side with ext4 and s3fs
@@ -39,6 +41,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
     match args.command {
         BenchCommand::Train(args) => train::run(&args).map(drop),
         BenchCommand::Read(args) => read::run(&args).map(drop),
+        BenchCommand::Http(args) => http::run(&args).map(drop),
         BenchCommand::Meta(args) => meta::run(&args).map(drop),
         BenchCommand::Targets(args) => targets::run(&args).map(drop),
         BenchCommand::Worker { config } => {

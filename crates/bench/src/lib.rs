@@ -3,7 +3,7 @@
 //! # Reading order
 //!
 //! [`dataset`] makes what is read, [`train`] is the loader (in DALI's order, which `oracle` knows),
-//! [`read`] and [`meta`] are the plain measurements, [`targets`] composes them into the table
+//! [`read`], [`http`] and [`meta`] are the plain measurements, [`targets`] composes them into the table
 //! that `make bench` prints, [`report`] draws results.
 //!
 //! # Deliberately absent
@@ -16,6 +16,7 @@ pub mod caches;
 pub mod dataset;
 pub mod facts;
 pub mod files;
+pub mod http;
 mod interrupt;
 pub mod jpeg;
 pub mod meta;

@@ -40,6 +40,17 @@ pub enum Order {
     Sorted,
 }
 
+impl Order {
+    /// The places of `count` files of a sorted listing; equal seeds and passes give equal orders.
+    pub(crate) fn of(self, count: usize, seed: u64, pass: usize) -> Vec<usize> {
+        let mut order: Vec<usize> = (0..count).collect();
+        if self == Self::Random {
+            shuffle(&mut order, &mut Random::new(seed, pass as u64));
+        }
+        order
+    }
+}
+
 /// How a file is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -120,6 +131,18 @@ pub struct Pass {
     pub latency: Latency,
 }
 
+impl Pass {
+    /// One line for people.
+    pub(crate) fn line(&self) -> String {
+        let Self { files, seconds, files_per_s, mb_per_s, cpu_seconds, latency, .. } = self;
+        format!(
+            "{files} files in {seconds:.2} s, {files_per_s:.0} files/s, {mb_per_s:.0} MB/s, \
+             p50 {:.0} us, p99 {:.0} us, CPU {cpu_seconds:.2} s",
+            latency.p50_us, latency.p99_us
+        )
+    }
+}
+
 /// The result of a run.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ReadResult {
@@ -144,12 +167,7 @@ pub fn run(args: &ReadArgs) -> Result<ReadResult> {
     }
     println!("{}", result.facts.line());
     for (number, pass) in result.passes.iter().enumerate() {
-        let Pass { files, seconds, files_per_s, mb_per_s, cpu_seconds, latency, .. } = pass;
-        println!(
-            "pass {number}: {files} files in {seconds:.2} s, {files_per_s:.0} files/s, {mb_per_s:.0} MB/s, \
-             p50 {:.0} us, p99 {:.0} us, CPU {cpu_seconds:.2} s",
-            latency.p50_us, latency.p99_us
-        );
+        println!("pass {number}: {}", pass.line());
     }
     Ok(result)
 }
@@ -259,10 +277,7 @@ fn with_readers(readers: usize, work: impl Fn(usize) -> Result<Share> + Sync) ->
 }
 
 fn folder(args: &ReadArgs, files: &[PathBuf], pass: usize) -> Result<Pass> {
-    let mut order: Vec<usize> = (0..files.len()).collect();
-    if args.order == Order::Random {
-        shuffle(&mut order, &mut Random::new(args.seed, pass as u64));
-    }
+    let mut order = args.order.of(files.len(), args.seed, pass);
     if args.files > 0 {
         order.truncate(args.files);
     }
@@ -364,7 +379,7 @@ fn read_at_random(
 }
 
 /// CPU time of this process so far, user and system.
-fn cpu_seconds() -> f64 {
+pub(crate) fn cpu_seconds() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }

@@ -1,10 +1,12 @@
-//! `bench read` and `bench meta` on small folders: what they count, and that they refuse what they cannot measure.
+//! `bench read`, `bench http` and `bench meta` on small folders: what they count, and that they refuse what they cannot measure.
 
 use std::fs;
 use std::path::Path;
 
+use feedline_bench::http::{Fetch, objects};
 use feedline_bench::meta::walk;
 use feedline_bench::read::{Access, Order, Plan, ReadArgs, measure};
+use feedline_s3sim::S3Sim;
 
 /// `folders` of `files` each, of 1,000 bytes and more; returns the bytes of all.
 fn tree(root: &Path, folders: usize, files: usize) -> u64 {
@@ -85,4 +87,44 @@ fn a_walk_counts_files_folders_and_bytes() {
     let found = walk(root.path()).expect("walked");
     assert_eq!((found.entries, found.bytes), (4 + 100, bytes));
     assert!(found.entries_per_s > 0.0);
+}
+
+#[test]
+fn a_bare_client_gets_every_object_once_and_keeps_it() {
+    let root = tempfile::tempdir().expect("temporary folder");
+    let (source, kept) = (root.path().join("root/b/in"), root.path().join("kept"));
+    let bytes = tree(&source, 3, 40);
+    let sim = S3Sim::builder().root(root.path().join("root")).start().expect("serves");
+    let url = format!("{}/b/in", sim.endpoint());
+    let fetch = Fetch::new(&url, objects(&source).expect("listed")).expect("an address");
+    let order: Vec<usize> = (0..fetch.objects.len()).rev().collect();
+    for (connections, write) in [(1, None), (7, Some(kept.as_path())), (500, None)] {
+        sim.reset_stats();
+        let pass = fetch.pass(connections, &order, write).expect("got");
+        assert_eq!((pass.files, pass.bytes), (120, bytes));
+        let stats = sim.stats();
+        assert_eq!((stats.get, stats.requests()), (120, 120));
+        assert!(stats.in_flight_max <= connections as u64);
+    }
+    for object in &fetch.objects {
+        let both = [&source, &kept].map(|dir| fs::read(dir.join(&object.key)).expect("read"));
+        assert!(both[0] == both[1], "{} differs", object.key);
+    }
+}
+
+#[test]
+fn a_bare_client_refuses_what_is_not_the_object() {
+    let root = tempfile::tempdir().expect("temporary folder");
+    tree(&root.path().join("b"), 1, 3);
+    let sim = S3Sim::builder().root(root.path()).start().expect("serves");
+    let list = root.path().join("list");
+    let refused = |lines: &str| {
+        fs::write(&list, lines).expect("written");
+        let url = format!("{}/b", sim.endpoint());
+        let fetch = Fetch::new(&url, objects(&list).expect("listed")).expect("an address");
+        let order: Vec<usize> = (0..fetch.objects.len()).collect();
+        format!("{:#}", fetch.pass(2, &order, None).expect_err("refused"))
+    };
+    assert!(refused("c0/f0\n999 c0/f1\n").contains("c0/f1: 1001 bytes of 999"));
+    assert!(refused("c0/f0\nc0/absent\n").contains("c0/absent"));
 }

@@ -26,6 +26,7 @@ use super::{Decode, ReadOrder};
 use crate::dataset::Random;
 use crate::files::{Bytes, Mapping, list_classes, read_whole};
 use crate::jpeg::{SampleDecoder, VALUES};
+use crate::read::cpu_seconds;
 use crate::time::now;
 use crate::units::{Histogram, rate};
 
@@ -306,10 +307,4 @@ fn step_all(
         }
     }
     Ok(())
-}
-
-/// CPU time of this process so far, user and system.
-fn cpu_seconds() -> f64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
