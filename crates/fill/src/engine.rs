@@ -80,6 +80,20 @@ pub(crate) struct State {
     last_number: u64,
 }
 
+impl State {
+    /// A number that no scan has had.
+    pub(crate) fn next_number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
+    }
+
+    /// Puts a scan in front; the one read longest ago goes if there are too many.
+    pub(crate) fn insert(&mut self, scan: Scan) {
+        self.scans.insert(0, scan);
+        self.scans.truncate(SCANS_MAX);
+    }
+}
+
 /// Watches, predicts and fetches ahead. Ends when dropped.
 #[derive(Debug)]
 pub struct Fill {
@@ -306,8 +320,7 @@ impl Engine {
             folders = set.folders(),
             "a data set is being read"
         );
-        state.last_number += 1;
-        let mut scan = Scan::new(state.last_number, set, flat, self.shared.config.oracle, now);
+        let mut scan = Scan::new(state.next_number(), set, flat, self.shared.config.oracle, now);
         if !self.shared.config.enabled {
             scan.rest = Rest::Off;
         }
@@ -316,8 +329,7 @@ impl Engine {
         }
         // The reads that led here were not kept one by one.
         scan.credit(crate::groups::READS_MIN as u64);
-        state.scans.insert(0, scan);
-        state.scans.truncate(SCANS_MAX);
+        state.insert(scan);
     }
 
     /// Readers that have ended, sets that nobody reads, tables that eviction wants.

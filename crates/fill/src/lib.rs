@@ -34,6 +34,7 @@ mod config;
 mod engine;
 mod foresight;
 mod groups;
+mod hint;
 mod rate;
 mod scan;
 mod set;
@@ -48,4 +49,5 @@ mod tests;
 
 pub use config::{FillConfig, FillParts, Liveness};
 pub use engine::Fill;
+pub use hint::{HintError, HintOutcome, OrderHint};
 pub use status::{FillStatus, ScanStatus};

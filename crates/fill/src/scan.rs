@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use feedline_model::{NextUse, Object, ObjectId};
-use feedline_oracle::{Config, Oracle, Outcome, Work};
+use feedline_oracle::{Config, Hint, Oracle, Outcome, Work};
 use hashbrown::HashMap;
 
+use crate::groups::READS_MIN;
 use crate::set::{DataSet, position_in};
 use crate::status::ScanStatus;
 
@@ -23,6 +24,9 @@ const AHEAD_BYTES_MIN: u64 = 256 << 20;
 
 /// Predictions taken from the oracle at once.
 const PREDICTIONS: usize = 256;
+
+/// Files of a hinted order fetched before anybody has read in that order.
+const HINTED: usize = 2_048;
 
 /// Readers of one set at most; a job has a few dozen a node.
 const READERS_MAX: usize = 4_096;
@@ -184,6 +188,22 @@ impl Scan {
     /// Files that were read before the set was known.
     pub(crate) fn credit(&mut self, files: u64) {
         self.reads += files;
+    }
+
+    /// Somebody knows the order: the oracle will see whether it holds, and what comes first in it is
+    /// fetched first.
+    pub(crate) fn hint(&mut self, hint: Hint, now: Duration) {
+        self.last_access = now;
+        self.reads = self.reads.max(READS_MIN as u64);
+        if let Hint::Order(order) = &hint {
+            self.predicted = order.iter().copied().take(HINTED).collect();
+        }
+        if let Some(oracle) = &mut self.oracle {
+            oracle.hint(hint);
+        }
+        if matches!(self.rest, Rest::Ahead | Rest::Idle) {
+            self.rest = Rest::No;
+        }
     }
 
     /// True if `process` reads it.

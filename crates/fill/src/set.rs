@@ -153,6 +153,19 @@ impl DataSet {
         Some(folder.first + folder.place_of(entry)?)
     }
 
+    /// The position of the file at `path`, which is relative to the set's folder.
+    pub(crate) fn position_of_path(&self, path: &str) -> Option<u32> {
+        let path = path.trim_matches('/');
+        let (below, name) = path.rsplit_once('/').unwrap_or(("", path));
+        let folder = match (&*self.root, below) {
+            (root, "") => root.to_owned(),
+            ("", below) => below.to_owned(),
+            (root, below) => format!("{root}/{below}"),
+        };
+        let folder = &self.folders[*self.by_path.get(folder.as_str())?];
+        Some(folder.first + folder.place_of(folder.listing.find(name)?)?)
+    }
+
     fn entry(&self, position: u32) -> Option<(&Directory, usize)> {
         let after = self.folders.partition_point(|folder| folder.first <= position);
         let folder = self.folders.get(after.checked_sub(1)?)?;
@@ -229,6 +242,10 @@ mod tests {
             assert_eq!(set.position(parent, &object), Some(at));
         }
         assert_eq!(set.object(5), None);
+        assert_eq!(set.position_of_path("a/deep/1.jpg"), Some(2));
+        assert_eq!(set.position_of_path("/b/1.JPEG"), Some(4));
+        assert_eq!(set.position_of_path("b/notes.txt"), None);
+        assert_eq!(set.position_of_path("absent/1.jpg"), None);
         let table = set.by_id();
         let third = set.object(3).expect("in range");
         assert_eq!(position_in(&table, &third.id()), Some(3));
