@@ -17,6 +17,7 @@
 //! tree looks like, [`error`] what may go wrong, [`clock`] how time gets in.
 
 pub mod clock;
+mod column;
 pub mod directory;
 pub mod error;
 pub mod object;
@@ -26,7 +27,7 @@ pub mod source;
 pub use clock::Clock;
 pub use directory::{Directory, DirectoryBuilder, EntryKind, EntryRef};
 pub use error::ReadError;
-pub use object::{ETag, Object, ObjectId, SourceId, Version};
+pub use object::{ETag, ETagRef, Object, ObjectId, ObjectRef, SourceId, Version, VersionRef};
 pub use source::{
     Access, AccessObserver, BlockSource, CachedFile, Foresight, ListPage, ListRequest,
     ListedObject, Lister, NextUse, ObjectHolder, ObjectIndex, Priority, Tree,
