@@ -3,23 +3,13 @@
 //!
 //! Decoding trusts nothing: whatever the bytes say, it returns `None` rather than panics.
 
-use feedline_model::{Directory, DirectoryBuilder, ETag, EntryKind, Version};
-
-use crate::rules::HiddenCounts;
+use feedline_model::{Directory, DirectoryBuilder, ETag, ETagRef, EntryKind, Version};
 
 /// Kinds of entries.
 const DIRECTORY: u8 = 0;
 const FILE_MD5: u8 = 1;
 const FILE_OTHER_TAG: u8 = 2;
 const FILE_NO_TAG: u8 = 3;
-
-/// The content of a decoded listing: everything but its path and when it was taken.
-#[derive(Debug)]
-pub(crate) struct Content {
-    pub(crate) changed_ms: u64,
-    pub(crate) hidden: HiddenCounts,
-    pub(crate) builder: DirectoryBuilder,
-}
 
 /// Appends an unsigned LEB128 number.
 pub(crate) fn put_number(out: &mut Vec<u8>, mut number: u64) {
@@ -93,12 +83,8 @@ fn shared(a: &str, b: &str) -> usize {
     count
 }
 
-/// Appends the content of a listing.
-pub(crate) fn put_content(out: &mut Vec<u8>, directory: &Directory, hidden: &HiddenCounts) {
-    put_number(out, directory.changed_ms);
-    for count in hidden {
-        put_number(out, u64::from(*count));
-    }
+/// Appends the entries of a listing.
+pub(crate) fn put_entries(out: &mut Vec<u8>, directory: &Directory) {
     put_number(out, directory.len() as u64);
     let (mut name_before, mut modified_before) = ("", 0_i64);
     for entry in directory.iter() {
@@ -111,28 +97,23 @@ pub(crate) fn put_content(out: &mut Vec<u8>, directory: &Directory, hidden: &Hid
             continue;
         };
         out.push(match version.etag {
-            ETag::Md5(_) => FILE_MD5,
-            ETag::Other(_) => FILE_OTHER_TAG,
-            ETag::Absent => FILE_NO_TAG,
+            ETagRef::Md5(_) => FILE_MD5,
+            ETagRef::Other(_) => FILE_OTHER_TAG,
+            ETagRef::Absent => FILE_NO_TAG,
         });
         put_number(out, version.size);
         put_number(out, zigzag(version.modified_ms.wrapping_sub(modified_before)));
         modified_before = version.modified_ms;
-        match &version.etag {
-            ETag::Md5(digest) => out.extend_from_slice(digest),
-            ETag::Other(text) => put_bytes(out, text.as_bytes()),
-            ETag::Absent => {}
+        match version.etag {
+            ETagRef::Md5(digest) => out.extend_from_slice(digest),
+            ETagRef::Other(text) => put_bytes(out, text.as_bytes()),
+            ETagRef::Absent => {}
         }
     }
 }
 
-/// Reads what [`put_content`] wrote; `None` if the bytes are nothing of the kind.
-pub(crate) fn take_content(reader: &mut Reader<'_>) -> Option<Content> {
-    let changed_ms = reader.number()?;
-    let mut hidden = HiddenCounts::default();
-    for count in &mut hidden {
-        *count = u32::try_from(reader.number()?).ok()?;
-    }
+/// Reads what [`put_entries`] wrote; `None` if the bytes are nothing of the kind.
+pub(crate) fn take_entries(reader: &mut Reader<'_>) -> Option<DirectoryBuilder> {
     let mut builder = DirectoryBuilder::new();
     let (mut name, mut modified_before) = (String::new(), 0_i64);
     for _ in 0..reader.number()? {
@@ -158,5 +139,5 @@ pub(crate) fn take_content(reader: &mut Reader<'_>) -> Option<Content> {
         };
         builder.file(&name, Version { size, modified_ms, etag });
     }
-    Some(Content { changed_ms, hidden, builder })
+    Some(builder)
 }

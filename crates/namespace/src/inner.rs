@@ -21,6 +21,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::config::Listing;
 use crate::fetch;
 use crate::gather::DirectoryListing;
+use crate::kept::Content;
 use crate::mounts::{DOWN_PAUSE_MS, Mount, Mounts, below, parent};
 use crate::persist::Persist;
 use crate::preload;
@@ -85,6 +86,17 @@ impl Drop for Inner {
     }
 }
 
+/// How old a listing is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Age {
+    /// Younger than half the TTL.
+    Fresh,
+    /// Good, but time to ask again.
+    Aging,
+    /// Only good when the store does not answer.
+    Outdated,
+}
+
 /// How much the listing of a path may be believed now.
 pub(crate) enum Known {
     /// Younger than half the TTL.
@@ -93,6 +105,8 @@ pub(crate) enum Known {
     Aging(Arc<Directory>),
     /// Only good when the store does not answer.
     Outdated(Arc<Directory>),
+    /// Not in memory but in the state file, and how old it is there.
+    Kept(Age),
     Unknown,
 }
 
@@ -157,16 +171,25 @@ impl Inner {
     }
 
     pub(crate) fn known(&self, path: &str) -> Known {
-        let Some(found) = self.table.get(path) else { return Known::Unknown };
-        let now_ms = self.clock.unix_ms();
-        let listed_ms = found.directory.listed_ms;
+        let Some((content, expired)) = self.table.find(path) else { return Known::Unknown };
+        let age = self.age(&content, expired);
+        match (content, age) {
+            (Content::Kept(_), age) => Known::Kept(age),
+            (Content::Known(directory), Age::Fresh) => Known::Fresh(directory),
+            (Content::Known(directory), Age::Aging) => Known::Aging(directory),
+            (Content::Known(directory), Age::Outdated) => Known::Outdated(directory),
+        }
+    }
+
+    fn age(&self, content: &Content, expired: bool) -> Age {
+        let (now_ms, listed_ms) = (self.clock.unix_ms(), content.listed_ms());
         let age_ms = now_ms.saturating_sub(listed_ms);
-        if found.expired || self.ttl_ms <= age_ms || now_ms + CLOCK_SLACK_MS < listed_ms {
-            Known::Outdated(found.directory)
+        if expired || self.ttl_ms <= age_ms || now_ms + CLOCK_SLACK_MS < listed_ms {
+            Age::Outdated
         } else if self.ttl_ms / 2 <= age_ms {
-            Known::Aging(found.directory)
+            Age::Aging
         } else {
-            Known::Fresh(found.directory)
+            Age::Fresh
         }
     }
 
@@ -207,6 +230,7 @@ impl Inner {
         if !self.is_current(flight) {
             return Ok(listing.map(|listing| Arc::new(listing.directory)));
         }
+        self.wake(&flight.path).await;
         let Some(listing) = listing else {
             self.vanish(&flight.path);
             return Ok(None);
@@ -314,13 +338,15 @@ impl Inner {
 
     /// The listing of a path of a mount whose parent is known to have it, or of a mount's root.
     async fn current(self: &Arc<Self>, path: &str) -> Outcome {
+        self.wake(path).await;
         match self.known(path) {
             Known::Fresh(directory) => Ok(Some(directory)),
             Known::Aging(directory) => {
                 self.refresh_in_background(path);
                 Ok(Some(directory))
             }
-            Known::Unknown => wait(self.fly(path), path).await,
+            // Kept: it was put there just now, by nobody that this crate has.
+            Known::Unknown | Known::Kept(_) => wait(self.fly(path), path).await,
             Known::Outdated(old) => {
                 let down =
                     self.mounts.of(path).is_some_and(|(_, m)| m.is_down(self.clock.unix_ms()));
@@ -351,8 +377,14 @@ impl Inner {
         }
         let Some((_, mount)) = self.mounts.of(path) else { return Ok(None) };
         let mut at = path;
-        while at.len() > mount.path.len() && !self.table.contains(at) {
-            at = parent(at);
+        loop {
+            while at.len() > mount.path.len() && !self.table.contains(at) {
+                at = parent(at);
+            }
+            self.wake(at).await;
+            if at.len() <= mount.path.len() || self.table.contains(at) {
+                break;
+            }
         }
         loop {
             let Some(directory) = self.current(at).await? else { return Ok(None) };

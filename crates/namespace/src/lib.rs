@@ -45,7 +45,7 @@
 //! # Reading order
 //!
 //! [`Namespace`] is the face, `inner` decides when to ask; `mounts` says which bucket; `fetch` asks, `gather` and
-//! `rules` make directories of keys; `table` keeps them, `state` and `persist` on disk; `preload`
+//! `rules` make directories of keys; `table` keeps them, `state` and `persist` on disk, where `kept` ones lie until `restore` reads them; `preload`
 //! and `walk` go over many.
 
 mod codec;
@@ -53,6 +53,7 @@ mod config;
 mod fetch;
 mod gather;
 mod inner;
+mod kept;
 mod mounts;
 mod namespace;
 mod persist;

@@ -4,7 +4,7 @@
 //! that changes faster than the disk writes is written once. Disk trouble is logged, once per
 //! outage, and costs nothing but LISTs after the next start.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use crate::kept::Content;
 use crate::rules::HiddenCounts;
 use crate::state::{Job, StateFile};
 use crate::table::Table;
@@ -27,11 +28,19 @@ pub(crate) struct Persist {
 
 #[derive(Debug, Default)]
 struct Queue {
-    pending: Mutex<HashMap<Arc<str>, Job>>,
+    pending: Mutex<Pending>,
     wake: Notify,
     closing: AtomicBool,
     /// The last write failed, which has been logged.
     failing: AtomicBool,
+}
+
+/// Changes to write.
+#[derive(Debug, Default)]
+struct Pending {
+    jobs: HashMap<Arc<str>, Job>,
+    /// Directories whose entries in the file are damaged.
+    damaged: HashSet<Arc<str>>,
 }
 
 impl Persist {
@@ -45,7 +54,7 @@ impl Persist {
     /// Queues a listing. Never waits.
     pub(crate) fn put(&self, directory: &Arc<Directory>, hidden: HiddenCounts) {
         let job = Job::Put(Arc::clone(directory), hidden);
-        self.queue.pending.lock().insert(Arc::clone(&directory.path), job);
+        self.queue.pending.lock().jobs.insert(Arc::clone(&directory.path), job);
         self.queue.wake.notify_one();
     }
 
@@ -55,7 +64,14 @@ impl Persist {
             return;
         }
         let jobs = paths.iter().map(|path| (Arc::clone(path), Job::Remove));
-        self.queue.pending.lock().extend(jobs);
+        self.queue.pending.lock().jobs.extend(jobs);
+        self.queue.wake.notify_one();
+    }
+
+    /// Queues that what the file has of `path` is damaged: even the same entries are written again.
+    /// Never waits.
+    pub(crate) fn damaged(&self, path: Arc<str>) {
+        self.queue.pending.lock().damaged.insert(path);
         self.queue.wake.notify_one();
     }
 
@@ -79,11 +95,11 @@ impl Persist {
 async fn run(queue: Arc<Queue>, mut state: StateFile, table: Arc<Table>, handle: Handle) {
     loop {
         let closing = queue.closing.load(Ordering::SeqCst);
-        let jobs = std::mem::take(&mut *queue.pending.lock());
-        if closing || !jobs.is_empty() {
+        let pending = std::mem::take(&mut *queue.pending.lock());
+        if closing || !pending.jobs.is_empty() || !pending.damaged.is_empty() {
             let (queue, table) = (Arc::clone(&queue), Arc::clone(&table));
             let written = handle.spawn_blocking(move || {
-                queue.write(&mut state, jobs, &table, closing);
+                queue.write(&mut state, pending, &table, closing);
                 state
             });
             match written.await {
@@ -99,16 +115,14 @@ async fn run(queue: Arc<Queue>, mut state: StateFile, table: Arc<Table>, handle:
 }
 
 impl Queue {
-    fn write(
-        &self,
-        state: &mut StateFile,
-        jobs: HashMap<Arc<str>, Job>,
-        table: &Table,
-        closing: bool,
-    ) {
-        let mut result = state.append(jobs);
+    fn write(&self, state: &mut StateFile, pending: Pending, table: &Table, closing: bool) {
+        let mut result = state.append(pending.jobs, &pending.damaged);
         if result.is_ok() && state.wants_rewrite() {
-            result = state.rewrite(&table.snapshot());
+            result = state.rewrite(&table.snapshot()).map(|moved| {
+                for it in moved {
+                    table.replace(&it.path, &it.old, Content::Kept(it.new));
+                }
+            });
         }
         if result.is_ok() && closing {
             result = state.sync();

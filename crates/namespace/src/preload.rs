@@ -100,10 +100,16 @@ async fn mount_subtree(
         frontier = found;
     }
     let mut flat = stream::iter(frontier)
-        .map(|path| async move { flat(inner, &path).await })
+        .map(|path| {
+            // A task of its own, so that all cores take part in making directories of keys.
+            let task = Arc::clone(inner);
+            inner.handle.spawn(async move { flat(&task, &path).await })
+        })
         .buffer_unordered(inner.lists_max);
     let mut failure = None;
     while let Some(outcome) = flat.next().await {
+        // An error means that the runtime is being shut down.
+        let Ok(outcome) = outcome else { break };
         match outcome {
             Ok(part) => total.add(part),
             Err(error) => failure = failure.or(Some(error)),
@@ -124,6 +130,7 @@ async fn flat(inner: &Arc<Inner>, path: &str) -> Result<Preloaded, ReadError> {
     }
     let mut total = Preloaded::default();
     for listing in listings {
+        inner.wake(&listing.directory.path).await;
         let entries = listing.directory.len() as u64;
         total.add(Preloaded { directories: 1, entries });
         inner.store(listing);

@@ -16,7 +16,9 @@ use feedline_model::{Directory, EntryKind};
 use parking_lot::RwLock;
 
 use crate::gather::DirectoryListing;
+use crate::kept::{Content, Kept};
 use crate::rules::HiddenCounts;
+use crate::state::Snapshot;
 
 /// When full, the table gives up this part of its entries at once, so that looking for the least
 /// recently used costs little per insertion.
@@ -24,7 +26,8 @@ const EVICT_FRACTION: usize = 16;
 
 #[derive(Debug)]
 struct Entry {
-    directory: Arc<Directory>,
+    path: Arc<str>,
+    content: Content,
     hidden: HiddenCounts,
     /// Somebody knows that the listing is wrong.
     expired: AtomicBool,
@@ -75,12 +78,18 @@ pub(crate) struct Inserted {
     pub(crate) stored: bool,
 }
 
+impl Entry {
+    fn is(&self, kept: &Arc<Kept>) -> bool {
+        matches!(&self.content, Content::Kept(there) if Arc::ptr_eq(there, kept))
+    }
+}
+
 impl Inner {
     fn count(&mut self, entry: &Entry, sign: i64) {
         let add = |total: &mut u64, amount: u64| {
             *total = total.wrapping_add_signed(sign * i64::try_from(amount).unwrap_or(i64::MAX));
         };
-        add(&mut self.entries, entry.directory.len() as u64);
+        add(&mut self.entries, entry.content.count());
         for (total, amount) in self.hidden.iter_mut().zip(entry.hidden) {
             add(total, u64::from(amount));
         }
@@ -93,9 +102,9 @@ impl Inner {
     }
 
     fn insert(&mut self, entry: Entry) {
-        self.remove(&Arc::clone(&entry.directory.path));
+        self.remove(&Arc::clone(&entry.path));
         self.count(&entry, 1);
-        self.by_path.insert(Arc::clone(&entry.directory.path), entry);
+        self.by_path.insert(Arc::clone(&entry.path), entry);
     }
 
     /// Removes `path` and all below it.
@@ -131,13 +140,48 @@ impl Table {
         Self { inner, uses, directories_max, evicted }
     }
 
-    /// The listing of `path`, of whatever age; counts as a use.
+    /// The listing of `path` if it is in memory, of whatever age; counts as a use.
     pub(crate) fn get(&self, path: &str) -> Option<Found> {
+        match self.find(path)? {
+            (Content::Known(directory), expired) => Some(Found { directory, expired }),
+            (Content::Kept(_), _) => None,
+        }
+    }
+
+    /// The listing of `path`, wherever it is, and whether it is known to be wrong; counts as a use.
+    pub(crate) fn find(&self, path: &str) -> Option<(Content, bool)> {
         let inner = self.inner.read();
         let entry = inner.by_path.get(path)?;
         entry.used.store(self.uses.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
-        let expired = entry.expired.load(Ordering::Relaxed);
-        Some(Found { directory: Arc::clone(&entry.directory), expired })
+        Some((entry.content.clone(), entry.expired.load(Ordering::Relaxed)))
+    }
+
+    /// The listing of `path` if it lies on disk, and what it hides.
+    pub(crate) fn kept(&self, path: &str) -> Option<(Arc<Kept>, HiddenCounts)> {
+        let inner = self.inner.read();
+        let entry = inner.by_path.get(path)?;
+        match &entry.content {
+            Content::Kept(kept) => Some((Arc::clone(kept), entry.hidden)),
+            Content::Known(_) => None,
+        }
+    }
+
+    /// Puts `content` in the place of what lies on disk as `kept`, if that is still there.
+    pub(crate) fn replace(&self, path: &str, kept: &Arc<Kept>, content: Content) {
+        let mut inner = self.inner.write();
+        if let Some(entry) = inner.by_path.get_mut(path).filter(|entry| entry.is(kept)) {
+            entry.content = content;
+        }
+    }
+
+    /// Removes what lies on disk as `kept`, if that is still there. True if it was.
+    pub(crate) fn remove_kept(&self, path: &str, kept: &Arc<Kept>) -> bool {
+        let mut inner = self.inner.write();
+        let there = inner.by_path.get(path).is_some_and(|entry| entry.is(kept));
+        if there {
+            inner.remove(path);
+        }
+        there
     }
 
     /// True if there is a listing of `path`.
@@ -164,17 +208,17 @@ impl Table {
                     let directory = Arc::clone(old);
                     return Inserted { directory, removed: Vec::new(), stored: false };
                 }
-                let same = old.same_entries(&directory);
+                let same = directory.share_entries(old);
                 directory.changed_ms = if same { old.changed_ms } else { taken_ms };
                 if !same {
                     lost = gone(old, &directory);
                 }
             }
             let mut inner = self.inner.write();
-            let now_there = inner.by_path.get(&directory.path).map(|entry| &entry.directory);
+            let now_there = inner.by_path.get(&directory.path).map(|entry| &entry.content);
             let unchanged = match (&old, now_there) {
-                (None, None) => true,
-                (Some(old), Some(there)) => Arc::ptr_eq(old, there),
+                (None, None | Some(Content::Kept(_))) => true,
+                (Some(old), Some(Content::Known(there))) => Arc::ptr_eq(old, there),
                 _ => false,
             };
             if !unchanged {
@@ -187,19 +231,19 @@ impl Table {
             let directory = Arc::new(directory);
             let used = self.uses.fetch_add(1, Ordering::Relaxed).into();
             let expired = AtomicBool::new(false);
-            inner.insert(Entry { directory: Arc::clone(&directory), hidden, expired, used });
+            let (path, content) = (Arc::clone(&directory.path), Content::Known(directory.clone()));
+            inner.insert(Entry { path, content, hidden, expired, used });
             self.evict(&mut inner);
             return Inserted { directory, removed, stored: true };
         }
     }
 
-    /// Puts a listing in as it was known before, its `changed_ms` included.
-    pub(crate) fn restore(&self, listing: DirectoryListing) {
-        let DirectoryListing { directory, hidden, .. } = listing;
+    /// Puts in what lies on disk.
+    pub(crate) fn restore(&self, path: Arc<str>, kept: Arc<Kept>, hidden: HiddenCounts) {
         let used = self.uses.fetch_add(1, Ordering::Relaxed).into();
         let expired = AtomicBool::new(false);
         let mut inner = self.inner.write();
-        inner.insert(Entry { directory: Arc::new(directory), hidden, expired, used });
+        inner.insert(Entry { path, content: Content::Kept(kept), hidden, expired, used });
         self.evict(&mut inner);
     }
 
@@ -229,9 +273,13 @@ impl Table {
     }
 
     /// Everything known, for a rewrite of the state file.
-    pub(crate) fn snapshot(&self) -> Vec<(Arc<Directory>, HiddenCounts)> {
-        let inner = self.inner.read();
-        inner.by_path.values().map(|entry| (Arc::clone(&entry.directory), entry.hidden)).collect()
+    pub(crate) fn snapshot(&self) -> Vec<Snapshot> {
+        let of = |entry: &Entry| Snapshot {
+            path: Arc::clone(&entry.path),
+            content: entry.content.clone(),
+            hidden: entry.hidden,
+        };
+        self.inner.read().by_path.values().map(of).collect()
     }
 
     pub(crate) fn stats(&self) -> TableStats {

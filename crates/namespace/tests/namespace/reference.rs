@@ -81,7 +81,7 @@ fn expected([outer, inner]: &[Keys; 2], path: &str) -> Option<Entries> {
 fn shown(directory: &Directory) -> Entries {
     let version = |kind: EntryKind<'_>| match kind {
         EntryKind::Directory => None,
-        EntryKind::File(version) => Some(version.clone()),
+        EntryKind::File(version) => Some(version.to_version()),
     };
     directory.iter().map(|entry| (entry.name.to_owned(), version(entry.kind))).collect()
 }
