@@ -2,12 +2,17 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use feedline_model::Version;
+use feedline_model::VersionRef;
 
 /// `st_blksize`: what programs size their buffers by. Python and `cat` then read a typical image
 /// (110 KB) with one `read(2)` instead of two to four, and the buffer is still small enough for
 /// malloc not to ask the kernel for every one of them.
 const BLOCK_SIZE: u32 = 128 << 10;
+
+/// `st_blksize` of a directory: the C library reads that much of it at once, and so much the kernel
+/// then asks us for: 1,400 entries of a typical image's name instead of 700. A round trip costs as
+/// much as 30 entries on a virtual machine, whose idle cores are slow to wake.
+const DIRECTORY_BLOCK_SIZE: u32 = 256 << 10;
 
 /// Directory or file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,7 +50,7 @@ pub(crate) struct Owner {
 
 impl Owner {
     /// The attributes of an object's inode.
-    pub(crate) fn file(&self, number: u64, version: &Version) -> Attr {
+    pub(crate) fn file(&self, number: u64, version: VersionRef<'_>) -> Attr {
         let millis = Duration::from_millis(version.modified_ms.unsigned_abs());
         let modified =
             if version.modified_ms < 0 { UNIX_EPOCH - millis } else { UNIX_EPOCH + millis };
@@ -76,7 +81,7 @@ impl Owner {
             links: 2,
             uid: self.uid,
             gid: self.gid,
-            block_size: BLOCK_SIZE,
+            block_size: DIRECTORY_BLOCK_SIZE,
         }
     }
 

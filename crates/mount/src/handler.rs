@@ -33,6 +33,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 
+use crate::ahead::{Ahead, Made};
 use crate::attr::{Attr, Owner, time_of};
 use crate::errno::Errno;
 use crate::inode::{Identity, Inode, InodeTable, Kind, ROOT};
@@ -43,7 +44,7 @@ use crate::stats::{Counters, MountStats, add};
 
 /// How long the kernel may keep the attributes of an object's inode: they never change, so any long
 /// time will do. A day bounds what a wrong clock could do.
-const FILE_ATTR_TTL: Duration = Duration::from_secs(24 * 60 * 60);
+pub(crate) const FILE_ATTR_TTL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long the kernel may keep what an outdated listing says, unless the listing's own TTL is
 /// shorter. Without it every step of every path would be a request while the bucket is down; a
@@ -87,6 +88,7 @@ pub(crate) struct Handler<B> {
     pub(crate) parts: Parts,
     pub(crate) inodes: InodeTable<B>,
     pub(crate) idle: IdleRing,
+    pub(crate) ahead: Ahead,
     pub(crate) disk_turns: DiskTurns,
     pub(crate) counters: Counters,
     /// Decided once, before the first request: opens hand out cached files.
@@ -107,6 +109,7 @@ impl<B: Send + Sync + 'static> Handler<B> {
             parts,
             inodes: InodeTable::new(),
             idle,
+            ahead: Ahead::default(),
             disk_turns,
             counters: Counters::default(),
             passthrough: OnceLock::new(),
@@ -169,11 +172,7 @@ impl<B: Send + Sync + 'static> Handler<B> {
 
     /// The entry at `index`; counts a lookup by the kernel.
     pub(crate) fn entry(&self, listing: &Arc<Directory>, index: usize, ttl: Duration) -> Found {
-        if let Some(object) = listing.object(index) {
-            let id = object.id();
-            let identity = Identity::File { object: &object, id: &id, parent: &listing.path };
-            let inode = self.inodes.look_up(&identity);
-            let attr = self.parts.owner.file(inode.number, &object.version);
+        if let Some(attr) = self.file_entry(listing, index) {
             return Found::Entry { attr, attr_ttl: FILE_ATTR_TTL, entry_ttl: ttl };
         }
         let path: Arc<str> = listing.child_path(listing.entry(index).name).into();
@@ -181,6 +180,15 @@ impl<B: Send + Sync + 'static> Handler<B> {
         let (modified, attr_ttl) = self.directory_times(&path, listing);
         let attr = self.parts.owner.directory(inode.number, modified);
         Found::Entry { attr, attr_ttl: attr_ttl.min(ttl), entry_ttl: ttl }
+    }
+
+    /// The attributes of the object at `index`, `None` if that is a directory; counts a lookup.
+    pub(crate) fn file_entry(&self, listing: &Directory, index: usize) -> Option<Attr> {
+        let object = listing.object_ref(index)?;
+        let id = object.id();
+        let identity = Identity::File { object, id: &id, parent: &listing.path };
+        let inode = self.inodes.look_up(&identity);
+        Some(self.parts.owner.file(inode.number, object.version))
     }
 
     /// The time of modification of the directory `path`, an entry of `parent`, and for how long
@@ -217,7 +225,7 @@ impl<B: Send + Sync + 'static> Handler<B> {
         };
         match &inode.kind {
             Kind::File { object, .. } => {
-                reply(Ok((self.parts.owner.file(number, &object.version), FILE_ATTR_TTL)));
+                reply(Ok((self.parts.owner.file(number, object.version.as_ref()), FILE_ATTR_TTL)));
             }
             Kind::Directory { path, .. } => self.directory_attr(number, path, reply),
         }
@@ -253,7 +261,17 @@ impl<B: Send + Sync + 'static> Handler<B> {
 
     /// The kernel forgets `count` lookups of an inode.
     pub(crate) fn forget(&self, number: u64, count: u64) {
-        drop(self.inodes.forget(number, count));
+        let gone = self.inodes.forget(number, count);
+        if let Some(Kind::Directory { .. }) = gone.as_ref().map(|inode| &inode.kind) {
+            self.take_back(self.ahead.give_up(number));
+        }
+    }
+
+    /// Takes back the lookups of entries that were made ahead for nothing.
+    pub(crate) fn take_back(&self, made: Vec<Made>) {
+        for attr in made.into_iter().flatten() {
+            drop(self.inodes.forget(attr.number, 1));
+        }
     }
 
     /// The path of the directory with this inode number.

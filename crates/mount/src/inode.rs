@@ -18,7 +18,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use feedline_model::{Directory, Object, ObjectId};
+use feedline_model::{Directory, Object, ObjectId, ObjectRef};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 
@@ -79,10 +79,10 @@ impl<B> Inode<B> {
 pub(crate) enum Identity<'a> {
     /// The directory with this path.
     Directory(&'a Arc<str>),
-    /// One version of an object, found in the directory `parent`.
+    /// One version of an object, as listed. It is made an object only if it has no inode yet.
     File {
         /// The object.
-        object: &'a Object,
+        object: ObjectRef<'a>,
         /// Its id.
         id: &'a ObjectId,
         /// The directory's path.
@@ -106,7 +106,7 @@ impl Identity<'_> {
                 Kind::Directory { path: Arc::clone(path), begun: Mutex::default() }
             }
             Self::File { object, id, parent } => {
-                Kind::File { object: (*object).clone(), id: **id, parent: Arc::clone(parent) }
+                Kind::File { object: object.to_object(), id: **id, parent: Arc::clone(parent) }
             }
         }
     }
@@ -240,13 +240,13 @@ impl<B> InodeTable<B> {
 
 #[cfg(test)]
 mod tests {
-    use feedline_model::{ETag, SourceId, Version};
+    use feedline_model::{ETagRef, SourceId, VersionRef};
 
     use super::*;
 
-    fn object(key: &str) -> Object {
-        let version = Version { size: 1, modified_ms: 0, etag: ETag::Absent };
-        Object { source: SourceId(1), key: key.into(), version }
+    fn object(key: &str) -> ObjectRef<'_> {
+        let version = VersionRef { size: 1, modified_ms: 0, etag: ETagRef::Absent };
+        ObjectRef { source: SourceId(1), key_parts: ["", key], version }
     }
 
     #[test]
@@ -269,8 +269,8 @@ mod tests {
         let parent: Arc<str> = "".into();
         let (a, b) = (object("a"), object("b"));
         let (id_a, id_b) = (a.id(), b.id());
-        let of_a = Identity::File { object: &a, id: &id_a, parent: &parent };
-        let of_b = Identity::File { object: &b, id: &id_b, parent: &parent };
+        let of_a = Identity::File { object: a, id: &id_a, parent: &parent };
+        let of_b = Identity::File { object: b, id: &id_b, parent: &parent };
         // The number that `b` would have is taken by `a`.
         let first = of_b.number();
         assert_eq!(table.look_up_from(first, &of_a).number, first);

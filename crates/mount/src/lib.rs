@@ -23,6 +23,7 @@
 //!
 //! `handler`, `mode`, `opening`, `reading`, `readdir`; then `session` for how a mount lives.
 
+mod ahead;
 mod attr;
 mod config;
 mod errno;

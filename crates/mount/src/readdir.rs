@@ -10,14 +10,16 @@
 //! reader older than that goes on at the same place of the current listing, and may then miss an
 //! entry or see one twice.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use feedline_model::{Directory, EntryKind};
+use feedline_model::Directory;
 
+use crate::ahead::{FIRST, Made};
 use crate::attr::FileKind;
 use crate::errno::Errno;
-use crate::handler::{Found, Handler};
+use crate::handler::{FILE_ATTR_TTL, Found, Handler};
 use crate::inode::{Identity, Kind};
 
 /// Listings kept per directory for readers in the middle of them: the current one and two before.
@@ -28,6 +30,12 @@ const INDEX_BITS: u32 = 40;
 
 /// `.` and `..` come first.
 const DOTS: u64 = 2;
+
+/// Entries made ahead of an answer, and how many entries that may have.
+struct Ready {
+    made: VecDeque<Made>,
+    count_max: usize,
+}
 
 /// Takes the entries of a batch.
 pub(crate) trait Batch: Send + 'static {
@@ -98,19 +106,61 @@ impl<B: Send + Sync + 'static> Handler<B> {
         let base = tag(listing) << INDEX_BITS;
         let first = offset & ((1 << INDEX_BITS) - 1);
         let ttl = self.fresh(listing);
-        for index in first..listing.len() as u64 + DOTS {
-            let next = base | (index + 1);
-            let added = match index.checked_sub(DOTS) {
-                None => self.add_dot(number, listing, index, next, &mut batch),
-                Some(index) => self.add_entry(listing, index as usize, next, ttl, &mut batch),
+        let end = listing.len() as u64 + DOTS;
+        let mut made = self.made::<D>(number, listing, first);
+        let until = first.saturating_add(made.count_max as u64).min(end);
+        let mut next = first;
+        while next < until {
+            let after = base | (next + 1);
+            let added = match next.checked_sub(DOTS) {
+                None => self.add_dot(number, listing, next, after, &mut batch),
+                Some(index) => {
+                    let made = made.made.front().copied();
+                    self.add_entry(listing, index as usize, made, after, ttl, &mut batch)
+                }
             };
             if !added {
-                self.keep(number, listing, true);
-                return batch.finish(Ok(()));
+                break;
             }
+            if DOTS <= next {
+                made.made.pop_front();
+            }
+            next += 1;
         }
-        self.keep(number, listing, false);
+        self.keep(number, listing, next < end);
         batch.finish(Ok(()));
+        self.make_ahead::<D>(number, listing, next, made);
+    }
+
+    /// What was made ahead for a reader at `first`, and how many entries to answer with.
+    fn made<D: Batch>(&self, number: u64, listing: &Arc<Directory>, first: u64) -> Ready {
+        let index = first.saturating_sub(DOTS) as usize;
+        let taken = if D::PLUS { self.ahead.take(number, listing, index) } else { None };
+        let count_max = match &taken {
+            Some(made) => made.len().max(FIRST),
+            None if first == 0 && self.makes_ahead::<D>(listing, FIRST) => FIRST,
+            None => usize::MAX,
+        };
+        Ready { made: taken.unwrap_or_default().into(), count_max }
+    }
+
+    /// True if it is worth it to go on beyond `index`, and another thread takes requests meanwhile.
+    fn makes_ahead<D: Batch>(&self, listing: &Directory, index: usize) -> bool {
+        D::PLUS && self.parts.threads > 1 && index < listing.len()
+    }
+
+    /// Makes the entries that the reader will ask for next, after those left over from this answer.
+    fn make_ahead<D: Batch>(&self, number: u64, listing: &Arc<Directory>, next: u64, left: Ready) {
+        let left = Vec::from(left.made);
+        let index = next.saturating_sub(DOTS) as usize;
+        let back = match self.ahead.turn() {
+            Some(turn) if next >= DOTS && self.makes_ahead::<D>(listing, index) => {
+                let make = |index| self.file_entry(listing, index);
+                self.ahead.fill(turn, number, listing, index, left, make)
+            }
+            _ => left,
+        };
+        self.take_back(back);
     }
 
     fn add_dot<D: Batch>(
@@ -141,30 +191,34 @@ impl<B: Send + Sync + 'static> Handler<B> {
         &self,
         listing: &Arc<Directory>,
         index: usize,
+        made: Option<Made>,
         next: u64,
         ttl: Duration,
         batch: &mut D,
     ) -> bool {
-        let entry = listing.entry(index);
+        let name = listing.name(index);
         if D::PLUS {
+            if let Some(attr) = made.flatten() {
+                let found = Found::Entry { attr, attr_ttl: FILE_ATTR_TTL, entry_ttl: ttl };
+                return batch.add_plus(&found, next, name);
+            }
             let found = self.entry(listing, index, ttl);
-            let added = batch.add_plus(&found, next, entry.name);
+            let added = batch.add_plus(&found, next, name);
             if let (false, Found::Entry { attr, .. }) = (added, found) {
                 self.forget(attr.number, 1);
             }
             return added;
         }
-        let (number, kind) = match (entry.kind, listing.object(index)) {
-            (EntryKind::File(_), Some(object)) => {
-                let id = object.id();
-                let parent = &listing.path;
-                (Identity::File { object: &object, id: &id, parent }.number(), FileKind::File)
+        let (number, kind) = match listing.object_ref(index) {
+            Some(object) => {
+                let (id, parent) = (object.id(), &listing.path);
+                (Identity::File { object, id: &id, parent }.number(), FileKind::File)
             }
-            _ => {
-                let path: Arc<str> = listing.child_path(entry.name).into();
+            None => {
+                let path: Arc<str> = listing.child_path(name).into();
                 (Identity::Directory(&path).number(), FileKind::Directory)
             }
         };
-        batch.add(number, next, kind, entry.name)
+        batch.add(number, next, kind, name)
     }
 }
