@@ -14,8 +14,8 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use feedline_model::page::{PAGE_BYTES, page_count, page_range, pages_of};
 use feedline_model::{
-    BlockSource, CachedFile, Clock, Object, ObjectHolder, ObjectId, ObjectIndex, Priority,
-    ReadError,
+    BlockSource, CachedFile, Clock, Foresight, NextUse, Object, ObjectHolder, ObjectId,
+    ObjectIndex, Priority, ReadError,
 };
 use futures::StreamExt as _;
 use parking_lot::{Mutex, RwLock};
@@ -33,6 +33,7 @@ use crate::local::OpenFiles;
 use crate::partial::Partial;
 use crate::readahead::ReadAhead;
 use crate::stats::{CacheStats, Counters, DirStats};
+use crate::worth::Worth;
 use crate::writes::Writes;
 
 /// Directories of one cache at most: a record has one byte for the number.
@@ -69,6 +70,8 @@ pub(crate) struct Shared {
     pub(crate) open_files: OpenFiles,
     pub(crate) readahead: ReadAhead,
     pub(crate) holder: RwLock<Option<Arc<dyn ObjectHolder>>>,
+    pub(crate) foresight: RwLock<Option<Arc<dyn Foresight>>>,
+    pub(crate) worth: Worth,
     pub(crate) next: Arc<dyn BlockSource>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) handle: Handle,
@@ -136,6 +139,8 @@ impl Cache {
             open_files: OpenFiles::default(),
             readahead: ReadAhead::default(),
             holder: RwLock::new(None),
+            foresight: RwLock::new(None),
+            worth: Worth::default(),
             next,
             clock,
             handle,
@@ -149,6 +154,12 @@ impl Cache {
         shared.load()?;
         shared.start_background();
         Ok(Arc::new(Self { shared }))
+    }
+
+    /// Registers who may know what is needed next; at most one. Without, or as long as it knows
+    /// nothing, ages decide; see `worth`.
+    pub fn set_foresight(&self, foresight: Arc<dyn Foresight>) {
+        *self.shared.foresight.write() = Some(foresight);
     }
 
     /// Stops filling, waits for what is being written, writes the index and marks the directories
@@ -260,15 +271,24 @@ impl Shared {
         (!self.dirs[usize::from(record.dir)].is_set_aside()).then_some(record)
     }
 
+    /// When the object is needed next, as far as anybody knows.
+    pub(crate) fn next_use(&self, id: &ObjectId) -> NextUse {
+        let foresight = self.foresight.read().clone();
+        foresight.map_or(NextUse::Unknown, |foresight| foresight.next_use(id))
+    }
+
     /// Marks used; returns the record if the object is complete on a usable directory.
     pub(crate) fn use_complete(&self, id: &ObjectId) -> Option<crate::index::Record> {
-        let mut index = self.index.lock();
-        let record = index.get_mut(id)?;
-        record.set_visited(true);
-        let record = *record;
-        drop(index);
-        let usable = !self.dirs[usize::from(record.dir)].is_set_aside();
-        (usable && record.state() == State::Complete).then_some(record)
+        let is_complete = |record: &crate::index::Record| {
+            let usable = !self.dirs[usize::from(record.dir)].is_set_aside();
+            usable && record.state() == State::Complete
+        };
+        if !self.index.lock().get(id).is_some_and(is_complete) {
+            // The read that follows is the use.
+            return None;
+        }
+        let time = self.worth.used(id, 0);
+        self.index.lock().touch(id, time).copied().filter(is_complete)
     }
 
     /// True if the page can be read from disk.
@@ -294,6 +314,12 @@ impl Shared {
     ) -> Result<Bytes, ReadError> {
         let size = object.version.size;
         let start = page_range(page, size).start;
+        // A page is used once, however many reads it takes.
+        let is_use = priority == Priority::Demand && range.start == start;
+        let time = if is_use { self.worth.used(&id, page) } else { self.worth.time() };
+        if priority == Priority::Demand {
+            self.index.lock().touch(&id, time);
+        }
         // Twice: a file found bad is dropped, and the page then fetched.
         for _ in 0..2 {
             if let Some(bytes) = self.read_local(object, &id, page, range.clone()).await {
@@ -310,6 +336,9 @@ impl Shared {
                     flight
                 }
                 Boarding::Opened(flight) => {
+                    if priority == Priority::Demand && !is_use {
+                        self.worth.used(&id, page);
+                    }
                     self.launch(object.clone(), id, page, flight.clone());
                     flight
                 }
@@ -394,9 +423,8 @@ impl ObjectIndex for Cache {
     }
 
     fn touch(&self, id: &ObjectId) {
-        if let Some(record) = self.shared.index.lock().get_mut(id) {
-            record.set_visited(true);
-        }
+        let time = self.shared.worth.used(id, 0);
+        self.shared.index.lock().touch(id, time);
     }
 
     fn free_bytes(&self) -> u64 {

@@ -21,7 +21,7 @@ use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use feedline_model::ObjectId;
 use parking_lot::Mutex;
@@ -30,9 +30,11 @@ use tokio::sync::{Notify, watch};
 
 use crate::config::{CacheDirConfig, CacheError, QUOTA_BYTES_MIN};
 use crate::disk::{Disk, Trouble};
+use crate::hunt::Hunt;
 use crate::index::UNIT_BYTES;
 use crate::journal::{self, Entry, JOURNAL_HEADER_BYTES, PUT_BYTES};
 use crate::stats::Counter;
+use crate::worth::Claim;
 
 const IDENTITY: &str = "feedline-cache.json";
 const IDENTITY_NEW: &str = "feedline-cache.json.new";
@@ -56,10 +58,6 @@ pub(crate) const GROWTH_BYTES: u64 = 2 * UNIT_BYTES;
 /// How long a full disk is left alone: long enough for an operator's cleaning to show, short
 /// enough that nobody restarts for it.
 const FULL_MS: u64 = 30_000;
-
-/// After a search for victims that found none, the next one waits this long: a scan of millions
-/// of records per read would cost more than the read.
-const BARREN_MS: u64 = 1000;
 
 /// Log entries gathered while writers are busy: 500 objects, which a kill would lose.
 const PENDING_BYTES: usize = 16 << 10;
@@ -152,11 +150,13 @@ pub(crate) struct Dir {
     shrunk_to: AtomicU64,
     /// False until files that the index does not know are gone.
     pub(crate) swept: watch::Sender<bool>,
-    pub(crate) wanted: AtomicU64,
+    /// Who waits for space, and for how much: at most what is in flight.
+    pub(crate) claims: Mutex<Vec<(Claim, u64)>>,
+    /// Bytes for which a snapshot found no space.
+    pub(crate) index_wanted: AtomicU64,
     pub(crate) kick: Notify,
     pub(crate) round: watch::Sender<Round>,
-    barren_until_ms: AtomicU64,
-    pub(crate) hand: AtomicUsize,
+    pub(crate) hunt: Hunt,
     pub(crate) evicted: Counter,
     pub(crate) corrupt: Counter,
     pub(crate) warned_not_kept: AtomicBool,
@@ -255,11 +255,11 @@ impl Dir {
             full_until_ms: AtomicU64::new(0),
             shrunk_to: AtomicU64::new(u64::MAX),
             swept: watch::Sender::new(found != Found::Unclean),
-            wanted: AtomicU64::new(0),
+            claims: Mutex::default(),
+            index_wanted: AtomicU64::new(0),
             kick: Notify::new(),
             round: watch::Sender::new(Round::default()),
-            barren_until_ms: AtomicU64::new(0),
-            hand: AtomicUsize::new(0),
+            hunt: Hunt::default(),
             evicted: Counter::default(),
             corrupt: Counter::default(),
             warned_not_kept: AtomicBool::new(false),
@@ -450,19 +450,6 @@ impl Dir {
             }
         }
         trouble
-    }
-
-    pub(crate) fn is_barren(&self, now_ms: u64) -> bool {
-        now_ms < self.barren_until_ms.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn set_barren(&self, now_ms: u64) {
-        self.barren_until_ms.store(now_ms + BARREN_MS, Ordering::Release);
-    }
-
-    /// Something may have become evictable: search again when asked.
-    pub(crate) fn clear_barren(&self) {
-        self.barren_until_ms.store(0, Ordering::Release);
     }
 
     /// `ok`, `full` or `set aside: REASON`.

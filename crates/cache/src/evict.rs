@@ -1,31 +1,27 @@
-//! Making room: one hand per directory goes round the records and takes what was not used since
-//! it last came by (SIEVE's hand and visited bit, over slots instead of a queue).
+//! Making room: who wants it, until when, and how files go; which objects go says `worth`, and
+//! `hunt` finds them.
 //!
 //! Invariants: pinned objects and those that the holder will not let go are never taken; files
-//! are unlinked here, in the background, never by a reader's thread.
-//!
-//! Deliberately absent: knowledge of scans and epochs; that is admission's business.
+//! are unlinked here, in the background, never by a reader's thread. A refusal is cheap: while a
+//! search would find nothing, nobody waits for one.
 
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
-use feedline_model::ObjectId;
+use feedline_model::{NextUse, ObjectId, Priority};
 
 use crate::cache::{Cache, Shared};
 use crate::directory::{Dir, object_path, partial_path};
 use crate::disk::Trouble;
+use crate::hunt::{Candidate, Outcome, Shelf};
 use crate::index::{Record, State};
 use crate::journal::Entry;
+use crate::worth::Claim;
 
-/// Victims chosen under one lock of the index.
-const BATCH: usize = 64;
-
-/// Records looked at under one lock of the index: about 100 us.
-const STEPS_PER_LOCK: usize = 16_384;
-
-/// How many times the holder may say no before a round ends: when all is held, asking for all of
-/// a million objects helps nobody.
-const REFUSALS_MAX: usize = 4096;
+/// What takes the dead before anybody asks for their space.
+const BACKGROUND: Claim =
+    Claim { next: NextUse::Unknown, priority: Priority::Fill, chance: false, must: false };
 
 /// What `Cache::free` did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,9 +36,33 @@ pub struct Freed {
     pub in_use: u64,
 }
 
+/// What the hand of a directory may take: whole and partial objects that are not pinned.
+struct DirShelf<'a> {
+    shared: &'a Shared,
+    dir: u8,
+}
+
+impl Shelf for DirShelf<'_> {
+    fn slots(&self) -> usize {
+        self.shared.index.lock().slots()
+    }
+
+    fn look(&self, range: Range<usize>, found: &mut Vec<Candidate>) {
+        let time = self.shared.worth.time();
+        let index = self.shared.index.lock();
+        for slot in range {
+            let Some(record) = index.at(slot) else { continue };
+            let has_file = matches!(record.state(), State::Complete | State::Partial);
+            if record.dir == self.dir && has_file && !record.is_pinned() {
+                found.push(Candidate { id: record.id, idle: index.idle(slot, time) });
+            }
+        }
+    }
+}
+
 impl Shared {
-    /// Takes space, waiting for eviction if it must. False: none can be made now.
-    pub(crate) async fn reserve(&self, dir: &Dir, bytes: u64) -> bool {
+    /// Takes space, waiting for eviction if that may help. False: `claim` gets none now.
+    pub(crate) async fn reserve(&self, dir: &Dir, bytes: u64, claim: Claim) -> bool {
         let mut swept = dir.swept.subscribe();
         let mut stop = self.stop.subscribe();
         tokio::select! {
@@ -53,35 +73,39 @@ impl Shared {
         let mut last_try = false;
         loop {
             if dir.try_reserve(bytes) {
-                if dir.used() > dir.high_water() {
-                    dir.kick.notify_one();
-                }
+                self.kick_if_due(dir);
                 return true;
             }
-            let hopeless = bytes > dir.object_limit() || dir.is_barren(self.now_ms());
+            let hopeless = bytes > dir.object_limit() || dir.hunt.is_paused(&claim, &self.worth);
             if hopeless || last_try || dir.is_set_aside() || *self.stop.borrow() {
                 return false;
             }
             let before = rounds.borrow_and_update().number;
-            dir.wanted.fetch_add(bytes, Ordering::AcqRel);
+            dir.claims.lock().push((claim, bytes));
             dir.kick.notify_one();
-            // The round under way may have begun before this wish: the one after counts.
+            // The round under way may have begun before this claim: the one after counts.
             let done = tokio::select! {
                 done = rounds.wait_for(|round| round.number > before) => {
                     done.is_ok_and(|round| round.freed)
                 }
                 _ = stop.wait_for(|stop| *stop) => false,
             };
-            dir.wanted.fetch_sub(bytes, Ordering::AcqRel);
             last_try = !done;
+        }
+    }
+
+    /// Wakes the evictor if there is more here than should be, or may be something dead.
+    fn kick_if_due(&self, dir: &Dir) {
+        let used = dir.used();
+        let over = used > dir.object_limit();
+        if over || used > dir.high_water() && !dir.hunt.is_paused(&BACKGROUND, &self.worth) {
+            dir.kick.notify_one();
         }
     }
 
     /// After a write: keep below the marks, and the journal short.
     pub(crate) fn after_write(self: &Arc<Self>, dir: &Arc<Dir>) {
-        if dir.used() > dir.high_water() {
-            dir.kick.notify_one();
-        }
+        self.kick_if_due(dir);
         if dir.is_snapshot_due() && !self.is_closing() {
             let (shared, dir) = (self.clone(), dir.clone());
             self.tasks.spawn_blocking_on(
@@ -120,68 +144,54 @@ impl Shared {
         self.tasks.spawn_on(task, &self.handle);
     }
 
-    /// Evicts down to the low mark and what is wanted, or until no victim is found.
+    /// Makes room for the claims that wait, as far as something yields to them; takes the dead in
+    /// the background; and keeps the quota when the index has grown or the disk is full.
     fn evict_round(&self, dir: &Dir) {
-        let wanted = dir.wanted.load(Ordering::Acquire);
-        let is_due = dir.used() > dir.high_water() || wanted > 0;
-        // Never more than a quarter beyond the mark at once: waiters come back for more.
-        let target = dir.low_water().saturating_sub(wanted.min(dir.object_limit() / 4));
-        let mut freed = false;
-        let (mut steps, mut refusals) = (0, 0);
-        let mut starved = false;
-        while is_due && dir.used() > target && refusals < REFUSALS_MAX {
-            let victims = self.victims(dir, &mut steps);
-            if victims.is_empty() {
-                starved = true;
-                break;
+        let claims = std::mem::take(&mut *dir.claims.lock());
+        let wanted = dir.index_wanted.swap(0, Ordering::AcqRel);
+        let must = dir.object_limit().min(dir.quota_bytes.saturating_sub(wanted));
+        let mut freed = self.make_room(dir, &Claim::must(), must);
+        // Never more than a quarter beyond the mark at once: who waits comes back for more.
+        let limit = dir.object_limit();
+        let quarter = limit / 4;
+        let mut needed = 0;
+        for (claim, bytes) in &claims {
+            needed = (needed + bytes).min(quarter);
+            if dir.hunt.is_paused(claim, &self.worth) {
+                continue;
             }
-            for id in victims {
-                if dir.used() <= target {
-                    break;
-                }
-                if self.evict(dir, &id) {
-                    freed = true;
-                } else {
-                    refusals += 1;
-                }
-            }
-            dir.flush();
+            // Beneath what compares itself with the living come the dead, and in any number.
+            let floor = if claim.compares() { limit } else { dir.low_water() };
+            freed |= self.make_room(dir, claim, floor.saturating_sub(needed));
         }
-        if !freed && (starved || refusals > 0) {
-            dir.set_barren(self.now_ms());
+        let is_due = dir.used() > dir.high_water();
+        if is_due && !dir.hunt.is_paused(&BACKGROUND, &self.worth) {
+            freed |= self.make_room(dir, &BACKGROUND, dir.low_water());
         }
+        dir.flush();
+        let fits = dir.used().saturating_add(needed) <= dir.object_limit();
         dir.round.send_modify(|round| {
             round.number += 1;
-            round.freed = freed || !is_due;
+            round.freed = freed || fits;
         });
     }
 
-    /// The next victims; empty after the hand has been round twice (the first time clears bits).
-    fn victims(&self, dir: &Dir, steps: &mut usize) -> Vec<ObjectId> {
-        let mut victims = Vec::new();
-        loop {
-            let mut index = self.index.lock();
-            let slots = index.slots();
-            for _ in 0..STEPS_PER_LOCK {
-                if *steps > 2 * slots || victims.len() == BATCH {
-                    return victims;
-                }
-                *steps += 1;
-                let slot = dir.hand.load(Ordering::Relaxed);
-                let slot = if slot >= slots { 0 } else { slot };
-                dir.hand.store(slot + 1, Ordering::Relaxed);
-                let Some(record) = index.at_mut(slot) else { continue };
-                let has_file = matches!(record.state(), State::Complete | State::Partial);
-                if record.dir != dir.number || !has_file || record.is_pinned() {
-                    continue;
-                }
-                if record.is_visited() {
-                    record.set_visited(false);
-                } else {
-                    victims.push(record.id);
-                }
-            }
+    /// Evicts what yields to the claim until no more than `floor` bytes are used.
+    fn make_room(&self, dir: &Dir, claim: &Claim, floor: u64) -> bool {
+        if dir.used() <= floor {
+            return false;
         }
+        let shelf = DirShelf { shared: self, dir: dir.number };
+        let mut evict = |id: &ObjectId| {
+            if !self.evict(dir, id) {
+                Outcome::Refused
+            } else if dir.used() <= floor {
+                Outcome::Enough
+            } else {
+                Outcome::Gone
+            }
+        };
+        dir.hunt.run(&self.worth, &shelf, &|id| self.next_use(id), claim, &mut evict)
     }
 
     fn is_let_go(&self, id: &ObjectId) -> bool {
@@ -283,7 +293,7 @@ impl Cache {
                 }
             }
             shared.dirs.iter().for_each(|dir| {
-                dir.clear_barren();
+                dir.hunt.resume();
                 dir.flush();
             });
             freed
@@ -319,7 +329,7 @@ impl Cache {
         let set = move || {
             let changed = ids.iter().filter(|id| shared.set_pin(id, on)).count();
             for dir in &shared.dirs {
-                dir.clear_barren();
+                dir.hunt.resume();
                 dir.flush();
                 shared.after_write(dir);
             }

@@ -185,11 +185,13 @@ impl Shared {
         let Some(dir) = placed.cloned() else { return self.give_up(landed) };
         let extra = if landed.is_small() { 0 } else { SPARSE_BYTES };
         let reserved = blocks(landed.bytes.len() as u64) + GROWTH_BYTES + extra;
-        if !self.reserve(&dir, reserved).await {
+        let next = self.next_use(&id);
+        let claim = self.worth.claim(&id, next, landed.flight.priority());
+        if !self.reserve(&dir, reserved, claim).await {
             if !dir.warned_not_kept.swap(true, Ordering::AcqRel) {
-                tracing::warn!(dir = %dir.path.display(), quota_bytes = dir.quota_bytes,
-                    "no space can be made (quota too small, or all pinned or in use): \
-                     objects are served without being kept");
+                tracing::info!(dir = %dir.path.display(), quota_bytes = dir.quota_bytes,
+                    "full of objects that are in use, pinned or needed again: others are served \
+                     without being kept (said once)");
             }
             return self.give_up(landed);
         }

@@ -1,10 +1,16 @@
-//! What is here: one record of 32 bytes an object, and a table of record numbers.
+//! What is here: one record of 32 bytes an object, when it was last used, and a table of record
+//! numbers.
 //!
 //! Invariants: at most 48 bytes an object in all, whatever the number; a record's slot does not
 //! change while it lives, so a walk over slots in steps sees everything that stays. Memory only;
 //! what must survive is logged by the caller (`journal`).
 //!
-//! Deliberately absent: order of use. One bit says "used since the hand last came by".
+//! When an object was last used is a 16-bit number beside its record: a time in uses of all objects
+//! (`worth`), in steps of at most a 256th of the number of objects. What was not used for more than
+//! about 128 times as many uses as there are objects counts as never used.
+//!
+//! Deliberately absent: order of use; times of use in what is stored. After a restart everything
+//! counts as used a moment ago.
 
 use feedline_model::ObjectId;
 use hashbrown::HashTable;
@@ -24,7 +30,7 @@ pub(crate) enum State {
 
 const STATE_MASK: u8 = 0b11;
 const PINNED: u8 = 1 << 2;
-const VISITED: u8 = 1 << 3;
+// Bit 3 was in use in earlier versions.
 const UNVERIFIED: u8 = 1 << 4;
 
 /// Bytes in one unit of [`Record::units`]: the block of every file system in use here.
@@ -122,14 +128,6 @@ impl Record {
         self.set(PINNED, on);
     }
 
-    pub(crate) fn is_visited(&self) -> bool {
-        self.flags & VISITED != 0
-    }
-
-    pub(crate) fn set_visited(&mut self, on: bool) {
-        self.set(VISITED, on);
-    }
-
     /// True: its bytes must be compared with the checksum before they are served.
     pub(crate) fn is_unverified(&self) -> bool {
         self.flags & UNVERIFIED != 0
@@ -149,10 +147,57 @@ impl Record {
     }
 }
 
+/// When the object in each slot was last used.
+#[derive(Debug, Default)]
+struct Times {
+    /// In units of 2^shift uses since `base`, which is in these units too.
+    used: Vec<u16>,
+    base: u64,
+    shift: u32,
+    /// The latest stamp given.
+    latest: u16,
+}
+
+impl Times {
+    /// The number that stands for `time` now; makes room in the range for it when needed. Cost: one
+    /// pass over all slots in every 32,768 steps of the time.
+    fn stamp(&mut self, time: u64) -> u16 {
+        const HALF: u16 = 1 << 15;
+        loop {
+            let stamp = (time >> self.shift).saturating_sub(self.base);
+            if let Ok(stamp) = u16::try_from(stamp) {
+                self.latest = self.latest.max(stamp);
+                return stamp;
+            }
+            if self.used.len() >> (self.shift + 8) > 0 {
+                // So many objects that the unit may be coarser: twice the range.
+                self.shift += 1;
+                self.base /= 2;
+                self.used.iter_mut().for_each(|used| *used /= 2);
+                self.latest /= 2;
+            } else {
+                self.used.iter_mut().for_each(|used| *used = used.saturating_sub(HALF));
+                self.latest = self.latest.saturating_sub(HALF);
+                self.base += u64::from(HALF);
+            }
+        }
+    }
+
+    fn idle(&self, slot: usize, time: u64) -> u64 {
+        let used = self.used[slot];
+        if used == 0 && self.base > 0 {
+            return u64::MAX;
+        }
+        let now = (time >> self.shift).saturating_sub(self.base);
+        now.saturating_sub(u64::from(used)) << self.shift
+    }
+}
+
 /// All records of a cache.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     records: Vec<Record>,
+    times: Times,
     table: HashTable<u32>,
     free: Vec<u32>,
 }
@@ -161,6 +206,7 @@ impl Index {
     /// Makes room for `additional` more records at once.
     pub(crate) fn reserve(&mut self, additional: usize) {
         self.records.reserve_exact(additional);
+        self.times.used.reserve_exact(additional);
         let records = &self.records;
         self.table.reserve(additional, |slot| records[*slot as usize].id.hash64());
     }
@@ -178,22 +224,40 @@ impl Index {
         self.slot(id).map(|slot| &mut self.records[slot])
     }
 
-    /// Adds the record or replaces the one with its id, which is returned.
+    /// Notes that an object was used at `time`; returns its record.
+    pub(crate) fn touch(&mut self, id: &ObjectId, time: u64) -> Option<&Record> {
+        let stamp = self.times.stamp(time);
+        let slot = self.slot(id)?;
+        self.times.used[slot] = stamp;
+        Some(&self.records[slot])
+    }
+
+    /// Uses of all objects since the one in this slot was used, at `time`.
+    pub(crate) fn idle(&self, slot: usize, time: u64) -> u64 {
+        self.times.idle(slot, time)
+    }
+
+    /// Adds the record or replaces the one with its id, which is returned; it counts as used now.
     pub(crate) fn put(&mut self, record: Record) -> Option<Record> {
         if let Some(slot) = self.slot(&record.id) {
+            self.times.used[slot] = self.times.latest;
             return Some(std::mem::replace(&mut self.records[slot], record));
         }
         let slot = match self.free.pop() {
             Some(slot) => {
                 self.records[slot as usize] = record;
+                self.times.used[slot as usize] = self.times.latest;
                 slot
             }
             None => {
                 if self.records.len() == self.records.capacity() {
                     // By a sixteenth, not by doubling: the bound of 48 bytes holds at any number.
-                    self.records.reserve_exact(self.records.len() / 16 + 1024);
+                    let more = self.records.len() / 16 + 1024;
+                    self.records.reserve_exact(more);
+                    self.times.used.reserve_exact(more);
                 }
                 self.records.push(record);
+                self.times.used.push(self.times.latest);
                 u32::try_from(self.records.len() - 1).expect("fewer than 4 billion objects")
             }
         };
@@ -238,6 +302,7 @@ impl Index {
     #[cfg(test)]
     pub(crate) fn memory_bytes(&self) -> usize {
         self.records.capacity() * size_of::<Record>()
+            + self.times.used.capacity() * size_of::<u16>()
             + self.table.allocation_size()
             + self.free.capacity() * size_of::<u32>()
     }
@@ -266,6 +331,33 @@ mod tests {
         assert!(index.memory_bytes() <= 48 * 1_000_000, "{}", index.memory_bytes());
         assert_eq!(index.len(), 1_000_000);
         assert!(index.get(&id(999_999)).is_some());
+    }
+
+    #[test]
+    fn times_of_use_stay_right_over_any_time() {
+        for objects in [10, 5_000] {
+            let mut index = Index::default();
+            for number in 0..objects {
+                index.put(Record::new(id(number), 1, 0, State::Complete));
+            }
+            // Object 0 is never used again, 1 every time, the others in turn.
+            for time in 1..2_000_000 {
+                index.touch(&id(1), time);
+                let turn = time % (objects - 2) + 2;
+                index.touch(&id(turn), time);
+                if time.is_multiple_of(99_991) {
+                    let unit = (objects / 128).max(1);
+                    assert!(index.idle(1, time) <= unit, "{}", index.idle(1, time));
+                    let before = (turn - 2 + objects - 2 - 1) % (objects - 2) + 2;
+                    let slot = usize::try_from(before).expect("small");
+                    assert!(index.idle(slot, time) <= 1 + unit, "object {before} at {time}");
+                    let next = (turn - 2 + 1) % (objects - 2) + 2;
+                    let idle = index.idle(usize::try_from(next).expect("small"), time);
+                    assert!(idle.abs_diff(objects - 3) <= unit, "{idle} of {objects} at {time}");
+                    assert!(time - unit <= index.idle(0, time), "at {time}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -25,8 +25,8 @@
 //! # Reading order
 //!
 //! [`config`], then `cache` (one read, followed), `flight`, `fill` and `writes` (a miss), `partial` (large
-//! objects), `index` and `journal` (what is here), `directory` and `disk` (where), `evict`,
-//! `check`.
+//! objects), `index` and `journal` (what is here), `directory` and `disk` (where), [`worth`], [`hunt`]
+//! and `evict` (what goes), `check`.
 
 mod budget;
 mod cache;
@@ -37,13 +37,16 @@ mod disk;
 mod evict;
 mod fill;
 mod flight;
+pub mod hunt;
 mod index;
 mod journal;
 mod local;
 mod maintain;
 mod partial;
 mod readahead;
+mod reuse;
 mod stats;
+pub mod worth;
 mod writes;
 
 #[cfg(test)]

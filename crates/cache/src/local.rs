@@ -182,7 +182,6 @@ impl Shared {
         page: u64,
         range: Range<u64>,
     ) -> Option<Bytes> {
-        self.index.lock().get_mut(id)?.set_visited(true);
         let record = self.usable_record(id)?;
         let bytes = match record.state() {
             State::Complete => self.read_complete(object, id, record, range).await?,

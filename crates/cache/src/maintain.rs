@@ -22,6 +22,10 @@ use crate::partial::Partial;
 /// Records copied under one lock of the index while a snapshot is taken: 270 KB.
 const SNAPSHOT_STEP: usize = 8192;
 
+/// Records that may come while a snapshot is written; with their bytes it fits in the headroom that
+/// every directory keeps free, so that a full cache need not evict for its index.
+const SNAPSHOT_GROWTH: u64 = 2048;
+
 /// Bytes of an encoded page in a snapshot.
 const PAGE_ENTRY_BYTES: u64 = 25;
 
@@ -289,7 +293,7 @@ impl Shared {
             let of_dir = partials.values().filter(|partial| partial.dir == dir.number);
             of_dir.map(|partial| partial.pages().len()).sum()
         };
-        let records = dir.records.load(Ordering::Relaxed) + SNAPSHOT_STEP as u64;
+        let records = dir.records.load(Ordering::Relaxed) + SNAPSHOT_GROWTH;
         let space = blocks(records * PUT_BYTES + pages as u64 * PAGE_ENTRY_BYTES);
         let written = if dir.try_reserve_index(space) {
             let written = self.write_snapshot_file(dir, generation);
@@ -299,6 +303,7 @@ impl Shared {
             dir.release(space);
             written.map(Some)
         } else {
+            dir.index_wanted.store(space, Ordering::Release);
             dir.kick.notify_one();
             Ok(None)
         };

@@ -1,5 +1,6 @@
 //! The cache against real directories, an in-memory store below it and injected disk faults.
 
+mod admission;
 mod dirs;
 mod faults;
 mod model;

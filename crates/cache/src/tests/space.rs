@@ -5,12 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use feedline_model::page::PAGE_BYTES;
-use feedline_model::{BlockSource as _, ObjectHolder, ObjectId, ObjectIndex as _, Priority};
+use feedline_model::{
+    BlockSource as _, Foresight as _, ObjectHolder, ObjectId, ObjectIndex as _, Priority,
+};
 use feedline_testkit::object_bytes;
 use futures::StreamExt as _;
 use parking_lot::Mutex;
 
-use super::support::{Bench, SmallDisk, config_at, du, eventually, expect_whole, read, settled};
+use super::support::{
+    Bench, OnlyTheNewest, SmallDisk, config_at, du, eventually, expect_whole, read, settled,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_quota_holds_on_disk_while_many_fill_at_once() {
@@ -22,6 +26,7 @@ async fn the_quota_holds_on_disk_while_many_fill_at_once() {
     let before = disk.used();
     let dir = disk.mountpoint.join("cache");
     let cache = bench.open_config(config_at(&dir, quota));
+    cache.set_foresight(Arc::new(OnlyTheNewest::default()));
     let objects: Vec<_> = (0..1500_u64)
         .map(|seed| bench.source.insert_seeded(&format!("q/{seed}"), seed, 5000 + seed % 97 * 1500))
         .collect();
@@ -87,6 +92,7 @@ async fn eviction_leaves_what_is_pinned_or_held() {
     let held = ids[20..40].iter().copied().collect();
     let holder = Arc::new(Holder { held, asked: Mutex::default() });
     cache.set_holder(holder.clone());
+    cache.set_foresight(Arc::new(OnlyTheNewest::default()));
     for (seed, object) in objects.iter().enumerate() {
         expect_whole(&cache, object, seed as u64).await;
     }
@@ -124,6 +130,9 @@ async fn when_all_is_pinned_objects_are_served_without_being_kept() {
     // Once unpinned, room can be made again.
     assert_eq!(cache.unpin_all().await, objects.len() as u64);
     assert_eq!(cache.unpin_all().await, 0);
+    let foresight = Arc::new(OnlyTheNewest::default());
+    objects.iter().for_each(|object| _ = foresight.next_use(&object.id()));
+    cache.set_foresight(foresight);
     let new = bench.source.insert_seeded("new", 1, 100_000);
     expect_whole(&cache, &new, 1).await;
     eventually("the new object to be kept", || cache.contains(&new.id())).await;

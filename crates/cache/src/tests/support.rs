@@ -1,5 +1,6 @@
 //! What the cache's tests share: a cache in a temporary directory over a store in memory.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -8,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use feedline_model::{BlockSource as _, Object, Priority, SourceId};
+use feedline_model::{BlockSource as _, Foresight, NextUse, Object, ObjectId, Priority, SourceId};
 use feedline_testkit::{FakeClock, MemorySource, object_bytes};
+use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 
@@ -80,6 +82,17 @@ pub(super) async fn expect_whole(cache: &Cache, object: &Object, seed: u64) {
 
 pub(super) async fn read(cache: &Cache, object: &Object, range: std::ops::Range<u64>) -> Bytes {
     cache.read(object, range, Priority::Demand).await.unwrap()
+}
+
+/// A foresight for tests that need evictions: each object is needed when it is first asked about,
+/// which is when it comes, and of no data set from then on.
+#[derive(Debug, Default)]
+pub(super) struct OnlyTheNewest(Mutex<HashSet<ObjectId>>);
+
+impl Foresight for OnlyTheNewest {
+    fn next_use(&self, id: &ObjectId) -> NextUse {
+        if self.0.lock().insert(*id) { NextUse::ThisEpoch } else { NextUse::Unknown }
+    }
 }
 
 /// Waits until everything fetched is on disk or given up.
