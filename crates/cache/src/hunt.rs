@@ -20,7 +20,7 @@ use crate::worth::{Claim, KINDS, Worth};
 const STEP: usize = 4096;
 
 /// Slots in one step where objects are compared, and how many of them may go.
-const SAMPLE: usize = 32;
+const SAMPLE: usize = 64;
 const SAMPLE_TAKEN: usize = 8;
 
 /// What one search may cost: slots looked at, questions to foresight and holders four times.
