@@ -6,7 +6,7 @@ use std::path::Path;
 
 use clap::Parser;
 use feedline_bench::dataset::{MakeArgs, make};
-use feedline_bench::train::{Decode, Train, TrainArgs, train};
+use feedline_bench::train::{Decode, ReadOrder, Train, TrainArgs, train};
 use indicatif::ProgressBar;
 
 #[derive(Parser)]
@@ -52,7 +52,11 @@ fn every_image_is_read_once_an_epoch() {
     let mut no_mmap = job(folder.path(), Decode::None);
     no_mmap.settings.no_mmap = true;
     no_mmap.settings.keep_pipeline = true;
-    for args in [job(folder.path(), Decode::Jpeg), no_mmap] {
+    let mut distributed = job(folder.path(), Decode::None);
+    distributed.settings.order = ReadOrder::Distributed;
+    // 50 images are not a multiple of 3 ranks, but of 5.
+    distributed.processes = 5;
+    for args in [job(folder.path(), Decode::Jpeg), no_mmap, distributed] {
         let result = train(&args, &mut |_, _| {}).expect("trains");
         assert_eq!(result.epochs.len(), 2);
         for epoch in &result.epochs {
@@ -61,7 +65,9 @@ fn every_image_is_read_once_an_epoch() {
             assert_eq!(epoch.processes.iter().map(|part| part.file.count()).sum::<u64>(), 50);
             let shards: Vec<_> = epoch.processes.iter().map(|part| part.shard).collect();
             let moved = if args.settings.keep_pipeline { epoch.epoch } else { 0 };
-            assert_eq!(shards, [0, 1, 2].map(|shard| (shard + moved) % 3));
+            let all = args.processes;
+            let expected: Vec<_> = (0..all).map(|shard| (shard + moved) % all).collect();
+            assert_eq!(shards, expected);
         }
     }
 }

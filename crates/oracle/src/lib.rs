@@ -43,4 +43,4 @@ mod oracle;
 pub mod shuffle;
 
 pub use oracle::{Config, Hint, Oracle, Outcome, Verdict, Work};
-pub use shuffle::{dali_order, shard};
+pub use shuffle::{dali_order, distributed_order, shard};

@@ -1,10 +1,11 @@
-//! The order in which DALI's file reader visits a data set, bit for bit.
+//! The orders in which DALI's file reader and torch's `DistributedSampler` visit a data set, bit for bit.
 //!
 //! DALI shuffles the sorted listing once with libstdc++'s `std::shuffle` over
 //! `std::mt19937(524287)`. The result is part of that library's code, not of the C++ standard, so it
 //! is written out here: the generator, Lemire's bounded draw, and the trick that takes two places
 //! from one draw while the square of the range fits the generator. `tests/golden/std_shuffle.txt`
-//! holds what the library itself answers.
+//! holds what the library itself answers. torch's `randperm` draws from the same generator and takes the
+//! remainder.
 //!
 //! Deliberately absent: any other shuffle. The 1,024-sample buffer is the loader's (`train`).
 
@@ -124,6 +125,28 @@ pub fn dali_order(count: usize) -> Vec<u32> {
     order
 }
 
+/// The places of a sorted listing of `count` files in the order in which rank `rank` of `ranks` reads
+/// them with torch's `DistributedSampler(shuffle=True, seed=0)` in `epoch`. All ranks read equally many:
+/// what is missing for that is repeated from the start of the order.
+///
+/// # Panics
+///
+/// With 2^32 / 20 files or more, from where torch draws 64 bits.
+#[must_use]
+pub fn distributed_order(count: usize, epoch: u32, rank: usize, ranks: usize) -> Vec<u32> {
+    let places = u32::try_from(count).ok().filter(|count| *count < u32::MAX / 20);
+    let places = places.expect("fewer files than torch draws 64 bits for");
+    let mut order: Vec<u32> = (0..places).collect();
+    let mut generator = Mt19937::new(epoch);
+    for i in 0..places.saturating_sub(1) {
+        let other = i + generator.next_u32() % (places - i);
+        order.swap(i as usize, other as usize);
+    }
+    let whole = count.div_ceil(ranks) * ranks;
+    let repeated: Vec<u32> = order.iter().cycle().take(whole).copied().collect();
+    repeated.into_iter().skip(rank).step_by(ranks).collect()
+}
+
 /// The part of a listing of `count` files that shard `index` of `shards` reads: DALI rounds down
 /// at both ends, so shards differ by at most one file and cover every file once.
 #[must_use]
@@ -169,6 +192,16 @@ mod tests {
             sizes += 1;
         }
         assert_eq!(sizes, 15);
+    }
+
+    #[test]
+    fn distributed_orders_are_what_torch_draws() {
+        // From torch 1.13: list(DistributedSampler(range(n), num_replicas, rank)) after set_epoch.
+        let ranks: Vec<Vec<u32>> = (0..4).map(|rank| distributed_order(10, 0, rank, 4)).collect();
+        assert_eq!(ranks, [[4, 3, 6], [1, 9, 2], [7, 0, 4], [5, 8, 1]]);
+        let order = distributed_order(20_000, 7, 3, 8);
+        assert_eq!(order[..5], [816, 309, 7973, 2343, 11951]);
+        assert_eq!(fnv(&order), 0x5f37_dfce_6875_fcbc);
     }
 
     #[test]

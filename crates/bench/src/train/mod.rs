@@ -34,6 +34,8 @@ pub enum Decode {
 pub enum ReadOrder {
     /// As DALI's `random_shuffle=True`.
     Dali,
+    /// As torch's `DistributedSampler`, each process a rank; another order in every epoch.
+    Distributed,
     /// As listed.
     Sorted,
 }
@@ -77,6 +79,7 @@ impl TrainArgs {
             keep_pipeline: false,
             stick_to_shard: false,
             threads: 1,
+            initial_fill: 1_024,
             seed: 1,
         };
         let nodes = Nodes { index: 0, count: 1 };
@@ -117,6 +120,9 @@ pub struct Settings {
     /// Decoding threads of each process
     #[arg(long, default_value_t = 1, value_parser = positive)]
     pub threads: usize,
+    /// Files that a process holds before it begins with the first batch (DALI's shuffle buffer)
+    #[arg(long, default_value_t = 1_024, value_parser = positive, value_name = "FILES")]
+    pub initial_fill: usize,
     /// Seed of what the file system does not see: the shuffle buffer and the crops
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -180,6 +186,8 @@ pub struct EpochResult {
     pub read: Latency,
     /// Both, per file.
     pub file: Latency,
+    /// Both, per file that was opened later than 2 s after the epoch's begin.
+    pub settled: Latency,
     /// Decoding, per file.
     pub decode: Latency,
     /// Each process, in order.

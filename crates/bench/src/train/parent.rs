@@ -320,6 +320,7 @@ fn sum(epoch: usize, seconds: f64, processes: Vec<ProcessEpoch>) -> EpochResult 
         open: all(|part| &part.open),
         read: all(|part| &part.read),
         file: all(|part| &part.file),
+        settled: all(|part| &part.settled),
         decode: all(|part| &part.decode),
         processes,
     }

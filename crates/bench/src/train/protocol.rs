@@ -89,6 +89,8 @@ pub struct ProcessEpoch {
     pub read: Histogram,
     /// Both together, per file.
     pub file: Histogram,
+    /// The same, of files opened later than 2 s after the epoch's begin.
+    pub settled: Histogram,
     /// Decoding, per file.
     pub decode: Histogram,
 }

@@ -19,7 +19,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use feedline_oracle::{dali_order, shard};
+use feedline_oracle::{dali_order, distributed_order, shard};
 
 use super::protocol::{Event, Order, ProcessEpoch, WorkerConfig};
 use super::{Decode, ReadOrder};
@@ -30,8 +30,8 @@ use crate::read::cpu_seconds;
 use crate::time::now;
 use crate::units::{Histogram, rate};
 
-/// Samples in DALI's shuffle buffer (`initial_fill`'s default).
-const BUFFER_SAMPLES: usize = 1_024;
+/// From here on an epoch is no longer beginning: what read ahead has had time to begin.
+const SETTLE: Duration = Duration::from_secs(2);
 /// Batches that the reader is ahead of the decoder: DALI's `prefetch_queue_depth`, less the one that
 /// is being decoded.
 const BATCHES_AHEAD: usize = 1;
@@ -47,6 +47,8 @@ struct Failure {
 struct Sample {
     index: u32,
     bytes: Bytes,
+    /// When it was opened.
+    at: Instant,
     opened: Duration,
     read: Duration,
 }
@@ -112,11 +114,8 @@ fn run_epoch(
     // A pipeline that lives on moves to the next shard; one built anew starts at its own again.
     let moves = settings.keep_pipeline && !settings.stick_to_shard;
     let number = (config.shard + if moves { epoch } else { 0 }) % config.shards;
-    let order = match settings.order {
-        ReadOrder::Dali => dali_order(files.len()),
-        ReadOrder::Sorted => (0..files.len() as u32).collect(),
-    };
-    let order = &order[shard(files.len(), number, config.shards)];
+    let order = order_of(settings.order, files.len(), epoch, (number, config.shards));
+    let order = &order;
     let mut result = ProcessEpoch {
         process: config.process,
         epoch,
@@ -131,7 +130,9 @@ fn run_epoch(
         let (ready_in, ready) = sync_channel(0);
         let picks = random.clone();
         let reader = scope.spawn(move || read_shard(config, files, order, picks, &batches_in));
-        let decoder = scope.spawn(move || decode_all(config, files, random, &batches, &ready_in));
+        let settled = started + SETTLE;
+        let decoder =
+            scope.spawn(move || decode_all(config, files, settled, random, &batches, &ready_in));
         let sent = step_all(config, epoch, order.len(), &ready);
         // The queues are closed from the end that failed: whoever waits at one stops, and the first
         // failure in the order of the pipeline is the cause.
@@ -146,12 +147,28 @@ fn run_epoch(
         result.open = decoded.open;
         result.read = decoded.read;
         result.file = decoded.file;
+        result.settled = decoded.settled;
         result.decode = decoded.decode;
         Ok(())
     })?;
     result.seconds = started.elapsed().as_secs_f64();
     result.cpu_seconds = cpu_seconds() - cpu_before;
     Ok(result)
+}
+
+/// The places of the listing that shard or rank `number` of all reads, in this order.
+fn order_of(
+    order: ReadOrder,
+    count: usize,
+    epoch: usize,
+    (number, all): (usize, usize),
+) -> Vec<u32> {
+    let shuffled = match order {
+        ReadOrder::Dali => dali_order(count),
+        ReadOrder::Distributed => return distributed_order(count, epoch as u32, number, all),
+        ReadOrder::Sorted => (0..count as u32).collect(),
+    };
+    shuffled[shard(count, number, all)].to_vec()
 }
 
 /// The reader: opens in order, and picks from the buffer what goes into the next batch.
@@ -162,13 +179,13 @@ fn read_shard(
     mut random: Random,
     batches: &SyncSender<Vec<Sample>>,
 ) -> Result<(), Failure> {
-    let size = config.settings.batch_size;
-    let mut buffer: Vec<Sample> = Vec::with_capacity(BUFFER_SAMPLES);
+    let (size, fill) = (config.settings.batch_size, config.settings.initial_fill);
+    let mut buffer: Vec<Sample> = Vec::with_capacity(fill);
     let mut batch = Vec::with_capacity(size);
     let mut next = order.iter();
     let mut left = order.len();
     while left > 0 {
-        while buffer.len() < BUFFER_SAMPLES {
+        while buffer.len() < fill {
             let Some(&index) = next.next() else { break };
             let path = &files[index as usize];
             let sample = open(index, path, config.settings.no_mmap)
@@ -193,10 +210,11 @@ fn open(index: u32, path: &Path, no_mmap: bool) -> io::Result<Sample> {
         let mut bytes = Vec::new();
         read_whole(path, &mut bytes)?;
         let read = started.elapsed();
-        return Ok(Sample { index, bytes: Bytes::Owned(bytes), opened: Duration::ZERO, read });
+        let (bytes, opened) = (Bytes::Owned(bytes), Duration::ZERO);
+        return Ok(Sample { index, bytes, at: started, opened, read });
     }
     let bytes = Bytes::Mapped(Mapping::open(path)?);
-    Ok(Sample { index, bytes, opened: started.elapsed(), read: Duration::ZERO })
+    Ok(Sample { index, bytes, at: started, opened: started.elapsed(), read: Duration::ZERO })
 }
 
 /// What a decoding thread measured.
@@ -206,6 +224,7 @@ struct Decoded {
     open: Histogram,
     read: Histogram,
     file: Histogram,
+    settled: Histogram,
     decode: Histogram,
 }
 
@@ -215,6 +234,7 @@ impl Decoded {
         self.open.merge(&other.open);
         self.read.merge(&other.read);
         self.file.merge(&other.file);
+        self.settled.merge(&other.settled);
         self.decode.merge(&other.decode);
     }
 }
@@ -222,6 +242,7 @@ impl Decoded {
 fn decode_all(
     config: &WorkerConfig,
     files: &[PathBuf],
+    settled: Instant,
     mut random: Random,
     batches: &Receiver<Vec<Sample>>,
     ready: &SyncSender<usize>,
@@ -235,7 +256,8 @@ fn decode_all(
                 .map(|_| {
                     let random = Random::new(random.next(), 0);
                     let queue = &queue;
-                    scope.spawn(move || decode_some(config.settings.decode, files, random, queue))
+                    let decode = config.settings.decode;
+                    scope.spawn(move || decode_some(decode, files, settled, random, queue))
                 })
                 .collect();
             threads.into_iter().map(|t| t.join().expect("decoding does not panic")).collect()
@@ -251,6 +273,7 @@ fn decode_all(
 fn decode_some(
     decode: Decode,
     files: &[PathBuf],
+    settled: Instant,
     mut random: Random,
     queue: &Mutex<std::vec::IntoIter<Sample>>,
 ) -> Result<Decoded, Failure> {
@@ -272,6 +295,9 @@ fn decode_some(
         part.open.add(sample.opened);
         part.read.add(read);
         part.file.add(sample.opened + read);
+        if sample.at > settled {
+            part.settled.add(sample.opened + read);
+        }
         if decode == Decode::Jpeg {
             let started: Instant = now();
             let decoder = match &mut decoder {
