@@ -22,6 +22,7 @@ lint:
 
 bench:
 	@scripts/setup demo
+	@scripts/setup loaders
 	cargo build --release --locked --package feedline
 	target/release/feedline bench targets
 

@@ -19,6 +19,7 @@ pub mod files;
 pub mod http;
 mod interrupt;
 pub mod jpeg;
+pub mod loaders;
 pub mod meta;
 pub mod read;
 pub mod report;

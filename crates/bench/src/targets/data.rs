@@ -17,14 +17,27 @@ pub(super) struct Sizes {
     large_bytes: u64,
     many: usize,
     subset: usize,
+    medium: usize,
 }
 
 /// What the targets are stated for.
-pub(super) const FULL: Sizes =
-    Sizes { images: 20_000, classes: 100, large_bytes: 2 << 30, many: 100_000, subset: 400 };
+pub(super) const FULL: Sizes = Sizes {
+    images: 20_000,
+    classes: 100,
+    large_bytes: 2 << 30,
+    many: 100_000,
+    subset: 400,
+    medium: 4_000,
+};
 /// Enough that everything happens.
-pub(super) const QUICK: Sizes =
-    Sizes { images: 1_000, classes: 20, large_bytes: 128 << 20, many: 5_000, subset: 60 };
+pub(super) const QUICK: Sizes = Sizes {
+    images: 1_000,
+    classes: 20,
+    large_bytes: 128 << 20,
+    many: 5_000,
+    subset: 60,
+    medium: 200,
+};
 
 /// What there is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,14 +55,16 @@ pub struct Data {
     /// Files, taken evenly from the small ones, that are read cold and that s3fs reads: it needs a
     /// second for every 30 to 50.
     pub subset: u64,
+    /// Files, taken likewise, that real loaders read and decode.
+    pub medium: u64,
 }
 
 impl Data {
     /// One line for people.
     pub(super) fn line(&self) -> String {
-        let Self { files, bytes, folders, large_bytes, many, subset } = self;
+        let Self { files, bytes, folders, large_bytes, many, subset, medium } = self;
         format!(
-            "{files} files in {folders} folders, {:.0} MB; one of {} MiB; {many} to walk; {subset} cold and for s3fs",
+            "{files} files in {folders} folders, {:.0} MB; one of {} MiB; {many} to walk; {subset} cold and for s3fs; {medium} to decode",
             *bytes as f64 / 1e6,
             large_bytes >> 20
         )
@@ -65,6 +80,7 @@ pub(super) fn make_all(root: &Path, sizes: &Sizes) -> Result<Data> {
     make_large(&root.join("large"), sizes.large_bytes)?;
     make_many(&root.join("many"), sizes.many)?;
     make_subset(&small, &root.join("subset"), sizes.subset)?;
+    make_subset(&small, &root.join("medium"), sizes.medium)?;
     crate::interrupt::check()?;
     Ok(Data {
         files: made.files,
@@ -73,6 +89,7 @@ pub(super) fn make_all(root: &Path, sizes: &Sizes) -> Result<Data> {
         large_bytes: sizes.large_bytes,
         many: sizes.many as u64,
         subset: sizes.subset as u64,
+        medium: sizes.medium as u64,
     })
 }
 

@@ -14,9 +14,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::lab::{Bucket, Mount, System, detach, memory_bytes};
+use super::lab::{Bucket, Mount, detach, memory_bytes};
 use super::rows::{Cache, Group, LARGE, MODES, large_name};
 use super::sample::{Contestant, Requests, Sample};
+use super::system::System;
 use crate::caches::drop_caches;
 use crate::read::{Access, Plan, ReadArgs};
 
@@ -43,6 +44,8 @@ pub(super) struct Lab {
     pub(super) folders: u64,
     /// Rounds of every group.
     pub(super) rounds: usize,
+    /// Time to the first byte of the bucket.
+    pub(super) latency: String,
 }
 
 impl Drop for Lab {
@@ -61,11 +64,17 @@ pub(super) struct Collector<'a> {
 }
 
 impl Collector<'_> {
-    fn add(&mut self, row: &str, figure: f64, contestants: Vec<Contestant>) {
+    /// Adds how many times as many files a second `ours` read as `theirs`.
+    pub(super) fn compare(&mut self, row: &str, ours: &Contestant, theirs: &Contestant) {
+        let figure = ours.files_per_s() / theirs.files_per_s();
+        self.add(row, figure, vec![ours.clone(), theirs.clone()]);
+    }
+
+    pub(super) fn add(&mut self, row: &str, figure: f64, contestants: Vec<Contestant>) {
         self.samples.entry(row.to_owned()).or_default().push(Sample { figure, contestants });
     }
 
-    fn round(&self, lab: &Lab, round: usize) -> Result<()> {
+    pub(super) fn round(&self, lab: &Lab, round: usize) -> Result<()> {
         (self.progress)(&format!("round {} of {}", round + 1, lab.rounds));
         Ok(crate::interrupt::check()?)
     }
@@ -89,6 +98,7 @@ impl Lab {
             Group::Life => self.life(into),
             Group::S3fs => self.s3fs(into),
             Group::Walk => self.walk(into),
+            Group::Cold(cold) => self.cold(cold, into),
         }
     }
 
@@ -96,7 +106,7 @@ impl Lab {
     fn filled(&self, mode: &'static str, bucket: &str) -> Result<Mount> {
         let home = self.home.join(format!("filled-{bucket}-{mode}"));
         let done = home.join("filled");
-        let mount = Mount::new(System::Feedline(mode), &self.bucket, bucket, &home)?;
+        let mount = Mount::new(&System::feedline(mode), &self.bucket, bucket, &home)?;
         if done.exists() {
             return Ok(mount);
         }
@@ -108,7 +118,7 @@ impl Lab {
                 fs::write(&done, "")?;
                 // A new mount: no inode is in the mode that it had while its object was incomplete.
                 mount.end()?;
-                return Mount::new(System::Feedline(mode), &self.bucket, bucket, &home);
+                return Mount::new(&System::feedline(mode), &self.bucket, bucket, &home);
             }
         }
         anyhow::bail!("the cache of {bucket} still asks the bucket after {FILL_PASSES_MAX} passes")
@@ -210,7 +220,7 @@ impl Lab {
         Plan::new(&ReadArgs::new(&self.root.join("small")))?.pass(0)?;
         let home = self.home.join("life");
         let start = self.bucket.requests()?;
-        let mount = Mount::new(System::Feedline(mode), &self.bucket, "small", &home)?;
+        let mount = Mount::new(&System::feedline(mode), &self.bucket, "small", &home)?;
         let args = ReadArgs { readers: FILL_READERS, ..ReadArgs::new(&mount.dir) };
         let plan = Plan::new(&args)?;
         let page_cache = memory_bytes("Cached:")?;
@@ -234,7 +244,7 @@ impl Lab {
         into.add(&format!("resident-{mode}"), peak as f64 / f64::from(1 << 20), warm);
         mount.end()?;
         let before = self.bucket.requests()?;
-        let mount = Mount::new(System::Feedline(mode), &self.bucket, "small", &home)?;
+        let mount = Mount::new(&System::feedline(mode), &self.bucket, "small", &home)?;
         let plan = Plan::new(&ReadArgs::new(&mount.dir))?;
         let mut again = Contestant::read(&self.bucket, Some(&mount), &plan, 3)?;
         // What the start and the listing asked counts too.
@@ -261,16 +271,16 @@ impl Lab {
         forget_how_pages_came()?;
         for round in 0..self.rounds {
             into.round(self, round)?;
-            let mut systems = [System::S3fs, System::Feedline("passthrough")];
+            let mut systems = [System::S3fs { cached: true }, System::feedline("passthrough")];
             systems.rotate_left(round % 2);
             let mut cold = Vec::new();
             let mut hot = Vec::new();
-            for system in systems {
+            for system in &systems {
                 let home = self.home.join("cold");
                 let mount = Mount::new(system, &self.bucket, "subset", &home)?;
                 let plan = Plan::new(&ReadArgs::new(&mount.dir))?;
                 cold.push(Contestant::read(&self.bucket, Some(&mount), &plan, round)?);
-                if system == System::S3fs {
+                if *system == (System::S3fs { cached: true }) {
                     hot.push(Contestant::read(&self.bucket, Some(&mount), &plan, round)?);
                 }
                 mount.discard()?;
@@ -290,8 +300,8 @@ impl Lab {
 
     fn walk(&self, into: &mut Collector<'_>) -> Result<()> {
         let home = self.home.join("walk");
-        let system = System::Feedline("passthrough");
-        let mount = Mount::new(system, &self.bucket, "many", &home)?;
+        let system = System::feedline("passthrough");
+        let mount = Mount::new(&system, &self.bucket, "many", &home)?;
         // From here on the daemon knows the listing.
         Contestant::walk(Some(&mount), &mount.dir)?;
         let many = self.root.join("many");

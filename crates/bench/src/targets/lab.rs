@@ -5,6 +5,7 @@
 //! these values: dropping one takes the mount away and ends the process. If the bench itself is
 //! killed, the kernel asks its children to end.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -15,11 +16,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::s3fs::S3fs;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::sample::Requests;
+use super::system::{Place, System};
 
 /// What the simulated bucket accepts; it checks signatures, not who they belong to.
 const CREDENTIALS: [(&str, &str); 3] = [
@@ -28,24 +29,21 @@ const CREDENTIALS: [(&str, &str); 3] = [
     ("AWS_REGION", "us-east-1"),
 ];
 
-/// Feedline's default `--buffer`, set here by name because the memory target is stated on top of it.
-pub(super) const BUFFER_MIB: u64 = 128;
-
 /// How long a mount may take to serve or to go: a guess far above what healthy ones need.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 /// How often one looks. Nothing is measured meanwhile.
 const POLL: Duration = Duration::from_millis(20);
 
 /// The `feedline` command itself.
-fn feedline() -> Result<Command> {
+pub(crate) fn feedline() -> Result<Command> {
     let mut command = Command::new(std::env::current_exe().context("find the own program")?);
-    command.envs(CREDENTIALS);
+    command.envs(CREDENTIALS).stdin(Stdio::null());
     Ok(command)
 }
 
 /// Starts a child that no signal of the terminal reaches and that does not outlive us.
-fn spawn(command: &mut Command) -> Result<Child> {
-    command.stdin(Stdio::null()).process_group(0);
+pub(crate) fn spawn(command: &mut Command) -> Result<Child> {
+    command.process_group(0);
     #[expect(unsafe_code, reason = "the child must ask for the signal itself")]
     // SAFETY: prctl is async-signal-safe, and nothing else runs between fork and exec.
     unsafe {
@@ -70,7 +68,7 @@ fn wait_until(mut done: impl FnMut() -> Result<bool>) -> Result<bool> {
 }
 
 /// Asks it to end, and kills it if it does not.
-fn end_process(child: &mut Child) -> Result<bool> {
+pub(crate) fn end_process(child: &mut Child) -> Result<bool> {
     if let Some(pid) = Pid::from_raw(i32::try_from(child.id())?) {
         // An error means that it is gone already.
         let _ = kill_process(pid, Signal::TERM);
@@ -85,17 +83,17 @@ fn end_process(child: &mut Child) -> Result<bool> {
 
 /// A running `feedline s3sim`.
 #[derive(Debug)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     child: Child,
     /// `http://127.0.0.1:PORT`.
-    pub(super) url: String,
+    pub(crate) url: String,
 }
 
 impl Bucket {
-    /// Serves the buckets that are the folders of `root`.
-    pub(super) fn start(root: &Path, latency: &str) -> Result<Self> {
+    /// Serves the buckets that are the folders of `root`, shaped by more flags of `feedline s3sim`.
+    pub(crate) fn start<S: AsRef<OsStr>>(root: &Path, flags: &[S]) -> Result<Self> {
         let mut command = feedline()?;
-        command.args(["s3sim", "--listen", "127.0.0.1:0", "--latency", latency, "--root"]);
+        command.args(["s3sim", "--listen", "127.0.0.1:0"]).args(flags).arg("--root");
         command.arg(root).stdout(Stdio::piped());
         let mut child = spawn(&mut command)?;
         let output = child.stdout.take().context("output of feedline s3sim")?;
@@ -109,8 +107,8 @@ impl Bucket {
         bail!("feedline s3sim ended without saying where it listens")
     }
 
-    /// The counters of `/__stats`: requests by verb.
-    pub(super) fn requests(&self) -> Result<Requests> {
+    /// The counters of `/__stats`.
+    pub(crate) fn counters(&self) -> Result<Value> {
         let address = self.url.strip_prefix("http://").context("the bucket's address")?;
         let mut stream = TcpStream::connect(address).context("ask the bucket for its counters")?;
         write!(stream, "GET /__stats HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
@@ -118,7 +116,12 @@ impl Bucket {
         stream.read_to_string(&mut answer)?;
         // The body is one JSON object; with chunked encoding its braces still enclose it.
         let body = answer.find('{').zip(answer.rfind('}')).map(|(from, to)| &answer[from..=to]);
-        let stats: Value = serde_json::from_str(body.context("the bucket gave no counters")?)?;
+        Ok(serde_json::from_str(body.context("the bucket gave no counters")?)?)
+    }
+
+    /// Requests so far, by verb.
+    pub(crate) fn requests(&self) -> Result<Requests> {
+        let stats = self.counters()?;
         let count = |verb: &str| {
             stats[verb].as_u64().with_context(|| format!("no count of {verb} in {stats}"))
         };
@@ -139,52 +142,32 @@ impl Drop for Bucket {
     }
 }
 
-/// Which program mounts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum System {
-    /// Feedline, with its mode of opening files.
-    Feedline(&'static str),
-    /// s3fs, tuned for reading, with its disk cache.
-    S3fs,
-}
-
-impl System {
-    /// As tables and JSON name it.
-    pub(super) fn name(self) -> String {
-        match self {
-            Self::Feedline(open) => format!("feedline {open}"),
-            Self::S3fs => "s3fs".to_owned(),
-        }
-    }
-}
-
 /// A mounted bucket.
 #[derive(Debug)]
-pub(super) struct Mount {
-    pub(super) system: System,
+pub(crate) struct Mount {
+    pub(crate) system: System,
     /// Where it is mounted.
-    pub(super) dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// Holds everything of this mount: mountpoint, cache, log.
-    pub(super) home: PathBuf,
+    pub(crate) home: PathBuf,
     daemon: Option<Child>,
 }
 
 impl Mount {
     /// Mounts `bucket` at a folder below `home`, caching below `home` too. The same `home` finds the
     /// cache again.
-    pub(super) fn new(system: System, at: &Bucket, bucket: &str, home: &Path) -> Result<Self> {
+    pub(crate) fn new(system: &System, at: &Bucket, bucket: &str, home: &Path) -> Result<Self> {
         let (dir, cache, log) = (home.join("mnt"), home.join("cache"), home.join("daemon.log"));
         for folder in [&dir, &cache] {
             fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
         }
-        let mut command = match system {
-            System::Feedline(open) => feedline_command(open, at, bucket, &dir, &cache)?,
-            System::S3fs => s3fs_command(at, bucket, home, &cache)?,
-        };
+        let place = Place { endpoint: &at.url, bucket, home, dir: &dir, cache: &cache };
+        let mut command = system.command(&place)?;
         let file = File::create(&log).with_context(|| format!("create {}", log.display()))?;
-        command.stdout(file.try_clone()?).stderr(file);
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
         let child = spawn(&mut command)?;
-        let mut this = Self { system, dir, home: home.to_owned(), daemon: Some(child) };
+        let mut this =
+            Self { system: system.clone(), dir, home: home.to_owned(), daemon: Some(child) };
         let log = || fs::read_to_string(&log).unwrap_or_default();
         let served = wait_until(|| {
             let child = this.daemon.as_mut().context("the daemon just started")?;
@@ -198,7 +181,7 @@ impl Mount {
     }
 
     /// Takes the mount away and waits until its daemon is gone.
-    pub(super) fn end(mut self) -> Result<()> {
+    pub(crate) fn end(mut self) -> Result<()> {
         let mut child = self.daemon.take().context("a mount has a daemon")?;
         let ended = end_process(&mut child)?;
         let clean = ended && !is_mountpoint(&self.dir);
@@ -209,7 +192,7 @@ impl Mount {
     }
 
     /// The same, and everything that it kept on disk.
-    pub(super) fn discard(self) -> Result<()> {
+    pub(crate) fn discard(self) -> Result<()> {
         let home = self.home.clone();
         self.end()?;
         fs::remove_dir_all(&home).with_context(|| format!("remove {}", home.display()))
@@ -220,7 +203,7 @@ impl Mount {
     }
 
     /// CPU seconds of the daemon so far.
-    pub(super) fn cpu_seconds(&self) -> f64 {
+    pub(crate) fn cpu_seconds(&self) -> f64 {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
         // Fields 14 and 15; the name in field 2 may hold spaces and ends at the last parenthesis.
         let fields = stat.rsplit(')').next().unwrap_or_default();
@@ -230,7 +213,7 @@ impl Mount {
     }
 
     /// The memory that the daemon holds, and the most that it ever held, in bytes.
-    pub(super) fn resident_bytes(&self) -> Result<(u64, u64)> {
+    pub(crate) fn resident_bytes(&self) -> Result<(u64, u64)> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
         let field = |name| kib_field(&status, name).context("memory of the daemon");
         Ok((field("VmRSS:")?, field("VmHWM:")?))
@@ -248,38 +231,11 @@ impl Drop for Mount {
     }
 }
 
-fn feedline_command(
-    open: &str,
-    at: &Bucket,
-    bucket: &str,
-    dir: &Path,
-    cache: &Path,
-) -> Result<Command> {
-    let mut command = feedline()?;
-    command.arg("mount").arg(format!("s3://{bucket}")).arg(dir).arg("--foreground");
-    command.args(["--endpoint", &at.url, "--metadata-ttl", "1h", "--open", open]);
-    command.arg("--cache").arg(format!("{}:40GiB", cache.display()));
-    command.arg(format!("--buffer={BUFFER_MIB}MiB"));
-    Ok(command)
-}
-
-fn s3fs_command(at: &Bucket, bucket: &str, home: &Path, cache: &Path) -> Result<Command> {
-    let s3fs = S3fs {
-        endpoint: &at.url,
-        bucket,
-        credentials: "bench:bench-secret",
-        mountpoint: &home.join("mnt"),
-        cache,
-        password_file: &home.join("passwd-s3fs"),
-    };
-    s3fs.command()
-}
-
 /// The kernel counts CPU time in hundredths of a second in /proc, on every architecture.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// CPU seconds that the whole machine spent in the kernel so far (system, irq, softirq).
-pub(super) fn kernel_cpu_seconds() -> f64 {
+pub(crate) fn kernel_cpu_seconds() -> f64 {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     let fields: Vec<f64> = stat
         .lines()
@@ -293,7 +249,7 @@ pub(super) fn kernel_cpu_seconds() -> f64 {
 }
 
 /// One field of /proc/meminfo in bytes.
-pub(super) fn memory_bytes(name: &'static str) -> Result<u64> {
+pub(crate) fn memory_bytes(name: &'static str) -> Result<u64> {
     kib_field(&fs::read_to_string("/proc/meminfo")?, name).context(name)
 }
 
@@ -316,7 +272,7 @@ fn is_mountpoint(dir: &Path) -> bool {
 }
 
 /// Detaches whatever is mounted at or below `dir`.
-pub(super) fn detach(dir: &Path) {
+pub(crate) fn detach(dir: &Path) {
     for path in mounts_below(dir) {
         let flags = rustix::mount::UnmountFlags::DETACH;
         if let Err(error) = rustix::mount::unmount(&path, flags) {

@@ -5,11 +5,13 @@
 //! the caches lie below one folder on a real file system, which is the yardstick. The data sets stay
 //! for the next run; all else is gone when the command ends, however it ends.
 
+mod cold;
 mod data;
 mod groups;
-mod lab;
+pub(crate) mod lab;
 mod rows;
-mod sample;
+pub(crate) mod sample;
+pub(crate) mod system;
 mod table;
 
 use std::collections::BTreeMap;
@@ -207,7 +209,7 @@ fn prepare(args: &TargetsArgs) -> Result<(Lab, Data)> {
     let data = data::make_all(&root, &sizes)?;
     let home = dir.join(format!("run-{}", std::process::id()));
     fs::create_dir_all(&home).with_context(|| format!("create {}", home.display()))?;
-    let bucket = Bucket::start(&root, &args.latency);
+    let bucket = Bucket::start(&root, &["--latency", &args.latency]);
     let bucket = bucket.inspect_err(|_| drop(fs::remove_dir(&home)))?;
     let lab = Lab {
         bucket,
@@ -216,6 +218,7 @@ fn prepare(args: &TargetsArgs) -> Result<(Lab, Data)> {
         files: data.files,
         bytes: data.bytes,
         folders: data.folders,
+        latency: args.latency.clone(),
         rounds: args.rounds.map_or(rounds, |rounds| rounds as usize),
     };
     Ok((lab, data))

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::lab::BUFFER_MIB;
+use super::system::BUFFER_MIB;
 use crate::read::Access;
 
 /// How much must be reached.
@@ -35,6 +35,17 @@ pub(super) enum Cache {
     Dropped,
 }
 
+/// What is read from an empty cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cold {
+    /// From a bucket that gives 250 MB/s in all.
+    Capped,
+    /// From a bucket without a cap: the CPU is the limit.
+    Uncapped,
+    /// By real DALI and real torch.
+    Loaders,
+}
+
 /// What is measured together, in one round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Group {
@@ -48,6 +59,8 @@ pub(super) enum Group {
     S3fs,
     /// Walk with stat, the listing known, against ext4.
     Walk,
+    /// From empty caches, against a bare HTTP client.
+    Cold(Cold),
 }
 
 /// One line of the table.
@@ -121,8 +134,29 @@ pub(super) fn rows() -> Vec<Row> {
     }
     row("walk-first".to_owned(), OF_EXT4, Some(AtLeast(0.4)), Group::Walk);
     row("walk-again".to_owned(), OF_EXT4, None, Group::Walk);
+    for (name, unit, target, cold) in COLD {
+        row(name.to_owned(), unit, Some(target), Group::Cold(cold));
+    }
     rows
 }
+
+/// The rows from empty caches.
+const COLD: [(&str, &str, Target, Cold); 14] = [
+    ("cold-capped-fill", "x http", Target::AtLeast(0.85), Cold::Capped),
+    ("cold-capped-demand", "x demand", Target::AtLeast(6.0), Cold::Capped),
+    ("cold-capped-s3fs", "x s3fs", Target::AtLeast(35.0), Cold::Capped),
+    ("cold-capped-dali", "x http", Target::AtLeast(0.93), Cold::Capped),
+    ("cold-paced-dali", "ms", Target::AtMost(3.0), Cold::Capped),
+    ("cold-capped-distributed", "x http", Target::AtLeast(0.93), Cold::Capped),
+    ("cold-paced-distributed", "ms", Target::AtMost(3.0), Cold::Capped),
+    ("cold-uncapped", "x http", Target::AtLeast(0.35), Cold::Uncapped),
+    ("cold-cpu", "x http", Target::AtMost(2.0), Cold::Uncapped),
+    ("cold-resident", "MiB", Target::AtMost(512.0), Cold::Uncapped),
+    ("cold-dali-decode", "x ext4", Target::AtLeast(0.9), Cold::Loaders),
+    ("cold-dali-read", "x http", Target::AtLeast(0.8), Cold::Loaders),
+    ("cold-torch-decode", "x ext4", Target::AtLeast(0.9), Cold::Loaders),
+    ("cold-torch-read", "x http", Target::AtLeast(0.8), Cold::Loaders),
+];
 
 #[cfg(test)]
 mod tests {
@@ -140,7 +174,7 @@ mod tests {
         let runs = groups.len();
         groups.dedup_by_key(|group| format!("{group:?}"));
         assert_eq!(runs, groups.len());
-        assert_eq!(runs, 11, "2 of small files, 6 of the large one, life, s3fs, walk");
+        assert_eq!(runs, 14, "2 of small files, 6 of the large one, life, s3fs, walk, 3 cold");
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub struct Requests {
 }
 
 impl Requests {
-    pub(super) fn since(self, before: Self) -> Self {
+    pub(crate) fn since(self, before: Self) -> Self {
         Self {
             get: self.get - before.get,
             head: self.head - before.head,
@@ -32,7 +32,7 @@ impl Requests {
         }
     }
 
-    pub(super) fn total(self) -> u64 {
+    pub(crate) fn total(self) -> u64 {
         self.get + self.head + self.list + self.other
     }
 }
@@ -77,16 +77,25 @@ pub struct Contestant {
 
 impl Contestant {
     /// Reads once and takes down what it cost. `None` for the plain file system.
-    pub(super) fn read(
+    pub(crate) fn read(
         bucket: &Bucket,
         mount: Option<&Mount>,
         plan: &Plan,
         number: usize,
     ) -> Result<Self> {
+        Self::measured(bucket, mount, || plan.pass(number))
+    }
+
+    /// Takes down what `work` cost, which reads through the mount.
+    pub(crate) fn measured(
+        bucket: &Bucket,
+        mount: Option<&Mount>,
+        work: impl FnOnce() -> Result<Pass>,
+    ) -> Result<Self> {
         let requests = bucket.requests()?;
         let daemon = mount.map_or(0.0, Mount::cpu_seconds);
         let kernel = kernel_cpu_seconds();
-        let pass = plan.pass(number)?;
+        let pass = work()?;
         let kernel_cpu_s = kernel_cpu_seconds() - kernel;
         let daemon_cpu_s = mount.map_or(0.0, Mount::cpu_seconds) - daemon;
         let gb = (pass.bytes as f64 / 1e9).max(f64::MIN_POSITIVE);
@@ -105,8 +114,13 @@ impl Contestant {
         Ok(this)
     }
 
+    /// The same under another name.
+    pub(crate) fn renamed(self, name: &str) -> Self {
+        Self { name: name.to_owned(), ..self }
+    }
+
     /// Walks once.
-    pub(super) fn walk(mount: Option<&Mount>, root: &Path) -> Result<Self> {
+    pub(crate) fn walk(mount: Option<&Mount>, root: &Path) -> Result<Self> {
         let walk = crate::meta::walk(root)?;
         Ok(Self { walk: Some(walk), ..Self::named(mount)? })
     }
@@ -124,11 +138,11 @@ impl Contestant {
         })
     }
 
-    pub(super) fn files_per_s(&self) -> f64 {
+    pub(crate) fn files_per_s(&self) -> f64 {
         self.pass.as_ref().map_or(0.0, |pass| pass.files_per_s)
     }
 
-    pub(super) fn mb_per_s(&self) -> f64 {
+    pub(crate) fn mb_per_s(&self) -> f64 {
         self.pass.as_ref().map_or(0.0, |pass| pass.mb_per_s)
     }
 }

@@ -46,7 +46,12 @@ pub(super) fn note(row: &Row, samples: &[Sample]) -> String {
         let part = match row.group {
             Group::Small(_) => format!("{name} {:.0} files/s", of(|one| Some(one.files_per_s()))),
             Group::Large(..) => format!("{name} {:.0} MB/s", of(|one| Some(one.mb_per_s()))),
-            Group::S3fs => format!(
+            Group::Cold(_) if row.name.starts_with("cold-paced") => format!(
+                "{name} {:.0} files/s, p99 {:.2} ms after the first 2 s",
+                of(|one| Some(one.files_per_s())),
+                of(|one| Some(one.pass.as_ref()?.latency.p99_us / 1e3)),
+            ),
+            Group::S3fs | Group::Cold(_) => format!(
                 "{name} {:.0} files/s ({} files, {:.1} requests each)",
                 of(|one| Some(one.files_per_s())),
                 of(|one| one.pass.as_ref().map(|pass| pass.files as f64)),

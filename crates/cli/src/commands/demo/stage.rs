@@ -122,7 +122,7 @@ impl Mounted {
             bucket: BUCKET,
             credentials: &format!("{access_key}:{secret_key}"),
             mountpoint: &dir,
-            cache: &cache,
+            cache: Some(&cache),
             password_file: &work.join("s3fs-password"),
         };
         let process = s3fs

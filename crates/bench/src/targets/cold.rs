@@ -1,0 +1,233 @@
+//! The cold rows: what reads from an empty cache cost, against a bare HTTP client on the same bucket.
+//!
+//! # Invariants
+//!
+//! - Every contestant begins with an empty cache, a new daemon, and dropped kernel caches, and the
+//!   bucket's own files are read into memory first: what is measured is never the disk below the bucket.
+//! - The HTTP client gets the same objects with the number of connections that was best for it before
+//!   the first round.
+//! - s3fs and demand-only reads would need minutes for the whole data set: they read a part, and their
+//!   files a second are compared. The note says how many files it were.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::groups::{Collector, Lab};
+use super::lab::{Bucket, Mount};
+use super::rows::Cold;
+use super::sample::Contestant;
+use super::system::System;
+use crate::caches::drop_caches;
+use crate::http::{Fetch, objects};
+use crate::loaders::{Job, Loader, Running};
+use crate::read::{Order, Pass, Plan, ReadArgs};
+use crate::train::{Decode, ReadOrder, TrainArgs, train};
+
+/// Flags of each Feedline contestant beyond the table's: one place for all of them.
+const UNKNOWN_ORDER: &[&str] = &[];
+const KNOWN_ORDER: &[&str] = &[];
+const DEMAND_ONLY: &[&str] = &["--fill=off", "--oracle=off"];
+
+/// What the capped bucket gives in all: the usual case of a link slower than the CPU.
+const CAP: &str = "250MB/s";
+/// Connections that the bare client tries; the best is its measure.
+const CONNECTIONS: [usize; 4] = [16, 64, 128, 256];
+/// Files that readers take on demand: some seconds, and long enough to be steady.
+const DEMAND_FILES: usize = 2_000;
+/// Processes of a training job on this node, and readers of a plain pass.
+const PROCESSES: usize = 8;
+/// A batch and the step after it that let eight processes take three quarters of the capped bucket's
+/// files of 110 KB: readers slower than the cap.
+const PACED: (usize, u64) = (16, 75);
+
+/// A bare client on a bucket, with the connections that are best for it.
+struct Bare<'a> {
+    bucket: &'a Bucket,
+    fetch: Fetch,
+    connections: usize,
+}
+
+impl<'a> Bare<'a> {
+    /// Tries how many connections are best.
+    fn new(lab: &Lab, bucket: &'a Bucket) -> Result<Self> {
+        let small = lab.root.join("small");
+        let fetch = Fetch::new(&format!("{}/small", bucket.url), objects(&small)?)?;
+        let mut this = Self { bucket, fetch, connections: CONNECTIONS[0] };
+        let mut best = 0.0;
+        for connections in CONNECTIONS {
+            let order = Order::Random.of(this.fetch.objects.len(), 1, 0);
+            // A third is steady, and the whole is measured in every round.
+            let pass = this.fetch.pass(connections, &order[..order.len() / 3], None)?;
+            if pass.files_per_s > best {
+                (best, this.connections) = (pass.files_per_s, connections);
+            }
+        }
+        Ok(this)
+    }
+
+    /// Gets everything once; `write` keeps it below a folder.
+    fn get(&self, round: usize, write: Option<&Path>) -> Result<Contestant> {
+        let order = Order::Random.of(self.fetch.objects.len(), 1, round);
+        let pass = || self.fetch.pass(self.connections, &order, write);
+        let got = Contestant::measured(self.bucket, None, pass)?;
+        let how = if write.is_some() { "http, writing," } else { "http" };
+        Ok(got.renamed(&format!("{how} {} connections", self.connections)))
+    }
+}
+
+fn feedline(name: &str, flags: &[&str]) -> System {
+    let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+    System::Feedline { name: name.to_owned(), flags }
+}
+
+/// `files` of a folder in random order with 8 readers; 0 reads all.
+fn readers(mount: &Mount, files: usize, round: usize) -> Result<Pass> {
+    Plan::new(&ReadArgs { files, ..ReadArgs::new(&mount.dir) })?.pass(round)
+}
+
+/// Eight processes of a training job in a known order; the latency is that of files opened later than
+/// 2 s after the start.
+fn job(mount: &Mount, order: ReadOrder, paced: bool) -> Result<Pass> {
+    let mut args = TrainArgs::new(&mount.dir.join("train"), 1, PROCESSES);
+    let settings = &mut args.settings;
+    (settings.order, settings.decode, settings.no_mmap) = (order, Decode::None, true);
+    (settings.step_ms, settings.print_freq) = (0, 0);
+    if paced {
+        (settings.batch_size, settings.step_ms) = PACED;
+        settings.initial_fill = settings.batch_size;
+    }
+    let result = train(&args, &mut |_, _| {})?;
+    let epoch = result.epochs.first().context("one epoch")?;
+    Ok(Pass {
+        files: epoch.images,
+        bytes: epoch.bytes,
+        seconds: epoch.seconds,
+        files_per_s: epoch.images_per_s,
+        mb_per_s: epoch.bytes as f64 / 1e6 / epoch.seconds.max(f64::MIN_POSITIVE),
+        cpu_seconds: epoch.processes.iter().map(|part| part.cpu_seconds).sum(),
+        latency: epoch.settled,
+    })
+}
+
+impl Lab {
+    /// Measures a cold group, all rounds.
+    pub(super) fn cold(&self, cold: Cold, into: &mut Collector<'_>) -> Result<()> {
+        let latency = self.latency.as_str();
+        let capped = ["--latency", latency, "--bandwidth", CAP];
+        match cold {
+            Cold::Capped => self.capped(&Bucket::start(&self.root, &capped)?, into),
+            Cold::Uncapped => self.uncapped(into),
+            Cold::Loaders => self.loaders(&Bucket::start(&self.root, &capped)?, into),
+        }
+    }
+
+    /// `work` through a new mount of `data` with an empty cache.
+    fn cold_pass(
+        &self,
+        bucket: &Bucket,
+        system: &System,
+        data: &str,
+        work: impl FnOnce(&Mount) -> Result<Pass>,
+    ) -> Result<Contestant> {
+        // The bucket's files into memory, and nobody's unwritten pages left to write.
+        Plan::new(&ReadArgs::new(&self.root.join(data)))?.pass(0)?;
+        rustix::fs::sync();
+        let mount = Mount::new(system, bucket, data, &self.home.join("cold"))?;
+        // Listing is no part of a pass.
+        crate::files::list_tree(&mount.dir)?;
+        let contestant = Contestant::measured(bucket, Some(&mount), || work(&mount))?;
+        mount.discard()?;
+        Ok(contestant)
+    }
+
+    fn capped(&self, bucket: &Bucket, into: &mut Collector<'_>) -> Result<()> {
+        let bare = Bare::new(self, bucket)?;
+        let part = DEMAND_FILES.min(self.files as usize / 4);
+        for round in 0..self.rounds {
+            into.round(self, round)?;
+            let http = || bare.get(round, None);
+            let unknown = feedline("fill", UNKNOWN_ORDER);
+            let fill =
+                self.cold_pass(bucket, &unknown, "small", |mount| readers(mount, 0, round))?;
+            into.compare("cold-capped-fill", &fill, &http()?);
+            let demand = feedline("demand-only", DEMAND_ONLY);
+            let demand = self.cold_pass(bucket, &demand, "small", |at| readers(at, part, round))?;
+            into.compare("cold-capped-demand", &fill, &demand);
+            let s3fs = System::S3fs { cached: true };
+            let s3fs = self.cold_pass(bucket, &s3fs, "subset", |at| readers(at, 0, round))?;
+            into.compare("cold-capped-s3fs", &fill, &s3fs);
+            for (name, order) in
+                [("dali", ReadOrder::Dali), ("distributed", ReadOrder::Distributed)]
+            {
+                let known = feedline(name, KNOWN_ORDER);
+                let full = self.cold_pass(bucket, &known, "small", |at| job(at, order, false))?;
+                into.compare(&format!("cold-capped-{name}"), &full, &http()?);
+                let paced = self.cold_pass(bucket, &known, "small", |at| job(at, order, true))?;
+                let p99 = paced.pass.as_ref().map_or(f64::INFINITY, |pass| pass.latency.p99_us);
+                into.add(&format!("cold-paced-{name}"), p99 / 1e3, vec![paced]);
+            }
+        }
+        Ok(())
+    }
+
+    fn uncapped(&self, into: &mut Collector<'_>) -> Result<()> {
+        let bare = Bare::new(self, &self.bucket)?;
+        for round in 0..self.rounds {
+            into.round(self, round)?;
+            let system = feedline("fill", UNKNOWN_ORDER);
+            let read = |mount: &Mount| readers(mount, 0, round);
+            let fill = self.cold_pass(&self.bucket, &system, "small", read)?;
+            into.compare("cold-uncapped", &fill, &bare.get(round, None)?);
+            let peak = fill.peak_resident_bytes.unwrap_or(u64::MAX) as f64 / f64::from(1 << 20);
+            into.add("cold-resident", peak, vec![fill.clone()]);
+            let kept = self.home.join("kept");
+            rustix::fs::sync();
+            let writing = bare.get(round, Some(&kept))?;
+            std::fs::remove_dir_all(&kept).context("remove what the bare client wrote")?;
+            let own = fill.cost.map_or(f64::INFINITY, |cost| cost.daemon_cpu_s_per_gb);
+            let client = writing.cost.map_or(0.0, |cost| cost.readers_cpu_s_per_gb);
+            into.add("cold-cpu", own / client, vec![fill, writing]);
+        }
+        Ok(())
+    }
+
+    fn loaders(&self, bucket: &Bucket, into: &mut Collector<'_>) -> Result<()> {
+        let bare = Bare::new(self, bucket)?;
+        for round in 0..self.rounds {
+            for (name, loader, processes, workers) in
+                [("dali", Loader::Dali, 2, 1), ("torch", Loader::Torch, 1, 4)]
+            {
+                into.round(self, round)?;
+                let job = |decode| Job {
+                    loader,
+                    decode,
+                    processes,
+                    workers,
+                    batch_size: 64,
+                    step_ms: 0,
+                    no_mmap: false,
+                };
+                let decode = job(Decode::Jpeg);
+                let system = feedline(name, KNOWN_ORDER);
+                let run = |at: &Mount| self.load(&decode, &at.dir);
+                let ours = self.cold_pass(&self.bucket, &system, "medium", run)?;
+                drop_caches()?;
+                let dir = self.root.join("medium");
+                let plain = || self.load(&decode, &dir);
+                let ext4 = Contestant::measured(&self.bucket, None, plain)?;
+                into.compare(&format!("cold-{name}-decode"), &ours, &ext4);
+                let only = job(Decode::None);
+                let run = |at: &Mount| self.load(&only, &at.dir);
+                let ours = self.cold_pass(bucket, &system, "small", run)?;
+                into.compare(&format!("cold-{name}-read"), &ours, &bare.get(round, None)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// One epoch of a real loader.
+    fn load(&self, job: &Job, dir: &Path) -> Result<Pass> {
+        Ok(Running::start(job, dir, 1, &self.home)?.epoch()?.0)
+    }
+}
