@@ -375,19 +375,18 @@ impl Engine {
 
     /// The next file to fetch: of the set read last that has any.
     fn pick(&self, shared: &Shared, looks: &mut usize) -> Option<Piece> {
+        let index = &shared.parts.index;
         let mut state = shared.state.lock();
         for scan in &mut state.scans {
-            while let Some(position) = scan.next(looks) {
+            let free = index.free_bytes().saturating_sub(self.in_flight_bytes + FREE_RESERVE);
+            while let Some(position) = scan.next(looks, free == 0) {
                 let Some(object) = scan.object(position) else { continue };
-                let here = object.version.size == 0 || shared.parts.index.contains(&object.id());
-                if here || !self.is_wanted(scan, position) {
+                let size = object.version.size;
+                if size == 0 || index.contains(&object.id()) || !self.is_wanted(scan, position) {
                     continue;
                 }
-                let size = object.version.size;
-                let needed = self.in_flight_bytes + size + FREE_RESERVE;
-                if shared.parts.index.free_bytes() < needed {
+                if free < size && !scan.take_swap() {
                     scan.put_back(position);
-                    scan.rest = Rest::Full;
                     break;
                 }
                 scan.started(size);

@@ -22,6 +22,12 @@ const AHEAD_RATIO: u64 = 32;
 /// Bytes that fill may be ahead in any case.
 const AHEAD_BYTES_MIN: u64 = 256 << 20;
 
+/// What was read and may be replaced, counted at most: fill that fell behind need not catch up.
+const SWAPS_MAX: u32 = 4_096;
+
+/// A full cache is looked at again after this many reads.
+const SWAPS_AT_ONCE: u32 = 16;
+
 /// Predictions taken from the oracle at once.
 const PREDICTIONS: usize = 256;
 
@@ -85,7 +91,7 @@ pub(crate) enum Rest {
     Complete,
     /// Ahead of the reads by as much as is allowed.
     Ahead,
-    /// No free space is left in the cache.
+    /// No free space is left in the cache, and nothing in it has been read that could make room.
     Full,
     /// Nobody reads it any more.
     Idle,
@@ -128,6 +134,9 @@ pub(crate) struct Scan {
     read_bytes: u64,
     fetched: u64,
     fetched_bytes: u64,
+    /// Files of this set in the cache that were read and can make room for others, at most: when the
+    /// cache is full, as many are fetched as were read.
+    swaps: u32,
     sweep: u32,
     predicted: VecDeque<u32>,
     again: VecDeque<u32>,
@@ -153,6 +162,7 @@ impl Scan {
             read_bytes: 0,
             fetched: 0,
             fetched_bytes: 0,
+            swaps: 0,
             sweep: 0,
             predicted: VecDeque::new(),
             again: VecDeque::new(),
@@ -174,14 +184,27 @@ impl Scan {
             self.read_bytes += size;
         } else if self.read.count > self.set.len() / 2 {
             // What was read already is read again, and most has been: another epoch.
-            self.read.clear();
+            self.begin_epoch();
         }
-        self.read.add(position);
+        if self.read.add(position) {
+            self.swaps = (self.swaps + 1).min(SWAPS_MAX);
+        }
         if let Some(oracle) = &mut self.oracle {
             oracle.observe(process, position);
         }
-        if matches!(self.rest, Rest::Ahead | Rest::Idle) {
+        let room = self.rest == Rest::Full && self.swaps >= SWAPS_AT_ONCE;
+        if room || matches!(self.rest, Rest::Ahead | Rest::Idle) {
             self.rest = Rest::No;
+        }
+    }
+
+    /// All is to be read again. What does not fit has been replaced meanwhile: look at it anew.
+    fn begin_epoch(&mut self) {
+        self.read.clear();
+        if self.rest != Rest::Complete {
+            self.handled.clear();
+            self.sweep = 0;
+            self.swaps = 0;
         }
     }
 
@@ -241,8 +264,9 @@ impl Scan {
             && self.fetched_bytes < AHEAD_BYTES_MIN.max(self.read_bytes.saturating_mul(AHEAD_RATIO))
     }
 
-    /// The next position that nobody has handled, marked as handled; looks at `looks` at most.
-    pub(crate) fn next(&mut self, looks: &mut usize) -> Option<u32> {
+    /// The next position that nobody has handled, marked as handled; looks at `looks` at most. `full`:
+    /// it will have to take the place of something that was read.
+    pub(crate) fn next(&mut self, looks: &mut usize, full: bool) -> Option<u32> {
         if self.rest != Rest::No {
             return None;
         }
@@ -252,32 +276,47 @@ impl Scan {
         }
         while *looks > 0 {
             *looks -= 1;
-            let Some(position) = self.candidate() else {
-                self.rest = Rest::Complete;
+            let Some((position, is_predicted)) = self.candidate() else {
+                self.rest = if full { Rest::Full } else { Rest::Complete };
                 return None;
             };
-            if self.handled.add(position) {
+            let fresh = self.handled.add(position);
+            // With a full cache what was handled once may be gone again, or be of the next epoch.
+            let wanted =
+                if full { is_predicted || (fresh && !self.read.has(position)) } else { fresh };
+            if wanted {
                 return Some(position);
             }
         }
         None
     }
 
+    /// Takes leave to put one file in the place of one that was read; rests if there is none.
+    pub(crate) fn take_swap(&mut self) -> bool {
+        let may = self.swaps > 0;
+        if may {
+            self.swaps -= 1;
+        } else {
+            self.rest = Rest::Full;
+        }
+        may
+    }
+
     /// In the order of the readers as far as it is known, then the rest in the order of the list.
-    fn candidate(&mut self) -> Option<u32> {
+    fn candidate(&mut self) -> Option<(u32, bool)> {
         if self.predicted.is_empty()
             && let Some(oracle) = &mut self.oracle
         {
             self.predicted.extend(oracle.upcoming(PREDICTIONS));
         }
         if let Some(position) = self.predicted.pop_front() {
-            return Some(position);
+            return Some((position, true));
         }
         if self.sweep < self.set.len() {
             self.sweep += 1;
-            return Some(self.sweep - 1);
+            return Some((self.sweep - 1, false));
         }
-        self.again.pop_front()
+        self.again.pop_front().map(|position| (position, false))
     }
 
     /// A fetch of `bytes` of the file at a position starts.

@@ -147,7 +147,7 @@ impl DataSet {
         let name = object.key.rsplit('/').next().unwrap_or(&object.key);
         let entry = folder.listing.find(name)?;
         match folder.listing.entry(entry).kind {
-            EntryKind::File(version) if *version == object.version => {}
+            EntryKind::File(version) if version == object.version.as_ref() => {}
             _ => return None,
         }
         Some(folder.first + folder.place_of(entry)?)
@@ -187,7 +187,10 @@ impl DataSet {
 
     /// The position of every object by the hash of its id. Cost: 12 bytes and one hash a file.
     pub(crate) fn by_id(&self) -> Vec<(u64, u32)> {
-        let id_of = |position| Some((self.object(position)?.id().hash64(), position));
+        let id_of = |position| {
+            let (listing, entry) = self.entry(position)?;
+            Some((listing.object_id(entry)?.hash64(), position))
+        };
         let mut table: Vec<_> = (0..self.len).filter_map(id_of).collect();
         table.sort_unstable();
         table

@@ -167,6 +167,7 @@ fn main() -> Outcome<()> {
             tree: Arc::clone(&known) as _,
             index: Arc::clone(&known) as _,
             blocks: Arc::clone(&known) as _,
+            observer: None,
             clock: Arc::clone(&clock),
             runtime: runtime.handle().clone(),
             capacity: CapacityProvider::new(Capacity::default),

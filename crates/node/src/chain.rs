@@ -117,7 +117,9 @@ fn start_fill(
         runtime: tasks.clone(),
         liveness: Liveness::new(|thread| Path::new(&format!("/proc/{thread}")).exists()),
     };
-    Fill::start(settings, parts)
+    let fill = Fill::start(settings, parts);
+    cache.set_foresight(fill.foresight());
+    fill
 }
 
 /// Shows the chain to the kernel.
