@@ -274,7 +274,7 @@ impl Engine {
         if let Some(at) = known {
             let scan = &mut state.scans[at];
             if let Some(position) = scan.set.position(&seen.parent, &seen.object) {
-                scan.accessed(seen.process, position, seen.object.version.size, now);
+                scan.accessed(seen, position, now);
                 state.scans[..=at].rotate_right(1);
                 return;
             }
@@ -325,7 +325,7 @@ impl Engine {
             scan.rest = Rest::Off;
         }
         if let Some(position) = scan.set.position(&seen.parent, &seen.object) {
-            scan.accessed(seen.process, position, seen.object.version.size, now);
+            scan.accessed(seen, position, now);
         }
         // The reads that led here were not kept one by one.
         scan.credit(crate::groups::READS_MIN as u64);

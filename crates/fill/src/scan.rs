@@ -11,6 +11,7 @@ use hashbrown::HashMap;
 use crate::groups::READS_MIN;
 use crate::set::{DataSet, position_in};
 use crate::status::ScanStatus;
+use crate::watch::Seen;
 
 /// Files that fill may be ahead of the reads, for each file that was read: after the first eight
 /// reads 2,048 files, and a full scan is never held up.
@@ -27,6 +28,9 @@ const SWAPS_MAX: u32 = 4_096;
 
 /// A full cache is looked at again after this many reads.
 const SWAPS_AT_ONCE: u32 = 16;
+
+/// Reads that miss in a set that should be complete, before it is looked at again.
+const SURPRISES: u32 = 8;
 
 /// Predictions taken from the oracle at once.
 const PREDICTIONS: usize = 256;
@@ -137,6 +141,8 @@ pub(crate) struct Scan {
     /// Files of this set in the cache that were read and can make room for others, at most: when the
     /// cache is full, as many are fetched as were read.
     swaps: u32,
+    /// Reads of files that were not here although all should be.
+    surprises: u32,
     sweep: u32,
     predicted: VecDeque<u32>,
     again: VecDeque<u32>,
@@ -163,6 +169,7 @@ impl Scan {
             fetched: 0,
             fetched_bytes: 0,
             swaps: 0,
+            surprises: 0,
             sweep: 0,
             predicted: VecDeque::new(),
             again: VecDeque::new(),
@@ -174,14 +181,15 @@ impl Scan {
     }
 
     /// A process uses the file at `position`.
-    pub(crate) fn accessed(&mut self, process: u32, position: u32, size: u64, now: Duration) {
+    pub(crate) fn accessed(&mut self, seen: &Seen, position: u32, now: Duration) {
         self.last_access = now;
+        let process = seen.process;
         if self.readers.len() < READERS_MAX || self.readers.contains_key(&process) {
             self.readers.insert(process, now);
         }
         if !self.read.has(position) {
             self.reads += 1;
-            self.read_bytes += size;
+            self.read_bytes += seen.object.version.size;
         } else if self.read.count > self.set.len() / 2 {
             // What was read already is read again, and most has been: another epoch.
             self.begin_epoch();
@@ -192,8 +200,23 @@ impl Scan {
         if let Some(oracle) = &mut self.oracle {
             oracle.observe(process, position);
         }
+        if self.rest == Rest::Complete && !seen.is_hit {
+            self.missed_though_complete();
+        }
         let room = self.rest == Rest::Full && self.swaps >= SWAPS_AT_ONCE;
         if room || matches!(self.rest, Rest::Ahead | Rest::Idle) {
+            self.rest = Rest::No;
+        }
+    }
+
+    /// A few of these are fetches that were still under way; more mean that what was here is gone
+    /// (freed, evicted, a disk set aside): look at all of it again.
+    fn missed_though_complete(&mut self) {
+        self.surprises += 1;
+        if self.surprises >= SURPRISES {
+            self.surprises = 0;
+            self.handled.clear();
+            self.sweep = 0;
             self.rest = Rest::No;
         }
     }

@@ -93,6 +93,10 @@ impl Shelf {
         self.free_bytes.store(bytes, Ordering::SeqCst);
     }
 
+    pub(crate) fn free_all(&self) {
+        self.kept.lock().clear();
+    }
+
     pub(crate) fn keep(&self, id: ObjectId) {
         self.kept.lock().insert(id);
     }

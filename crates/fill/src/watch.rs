@@ -18,6 +18,7 @@ pub(crate) struct Seen {
     pub(crate) process: u32,
     pub(crate) parent: Arc<str>,
     pub(crate) object: Object,
+    pub(crate) is_hit: bool,
 }
 
 /// The queue from the request threads to the engine.
@@ -40,6 +41,7 @@ impl Watch {
             process: access.process,
             parent: Arc::clone(access.parent),
             object: access.object.clone(),
+            is_hit: access.is_hit,
         };
         let first = {
             let mut queue = self.queue.lock();

@@ -5,4 +5,5 @@
 mod common;
 mod end_to_end;
 mod faults;
+mod fill;
 mod metrics;
