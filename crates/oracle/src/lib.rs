@@ -17,7 +17,7 @@
 //!
 //! One [`Oracle`] for one data set, behind a lock of the owner's choice:
 //!
-//! ```no_run
+//! ```
 //! use feedline_oracle::{Config, Oracle};
 //!
 //! let mut oracle = Oracle::new(1_000, Config::default());
@@ -39,8 +39,26 @@
 //! - No IO, no clock, no thread, no lock: time is counted in opens, work is handed to the owner.
 //! - No names: whoever feeds the oracle maps files to positions.
 
+mod config;
+mod fit;
+mod known;
+mod learn;
 mod oracle;
+mod order;
+mod predict;
+mod prepare;
+mod sampler;
+mod search;
+mod shape;
+mod shared;
 pub mod shuffle;
+mod stream;
+mod succession;
+mod verdict;
+mod walk;
+mod work;
 
-pub use oracle::{Config, Hint, Oracle, Outcome, Verdict, Work};
+pub use config::{Config, Hint, Verdict};
+pub use oracle::Oracle;
 pub use shuffle::{dali_order, distributed_order, shard};
+pub use work::{Outcome, Work};

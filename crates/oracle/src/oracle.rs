@@ -1,173 +1,340 @@
 //! The public face: opens go in, predictions come out.
 
-/// How much the oracle may cost.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
-    /// Bytes that orders and their inverses may take. An order of n files takes 8 n bytes, the
-    /// sequential one nothing; two are kept where the next epoch's is known.
-    pub memory_bytes_max: u64,
-    /// The largest `seed + epoch` of torch's `DistributedSampler` that is tried.
-    pub torch_key_max: u64,
-    /// The last epoch of DALI's `shuffle_after_epoch` that is tried.
-    pub dali_epoch_max: u32,
-    /// Streams that are remembered; beyond, the one silent for longest is forgotten.
-    pub streams_max: usize,
-}
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            memory_bytes_max: 192 << 20,
-            torch_key_max: 200,
-            dali_epoch_max: 100,
-            streams_max: 4_096,
-        }
-    }
-}
+use crate::config::Config;
+use crate::fit::{self, Fit, Joint, Steps};
+use crate::known::{Habits, Known, Shelf};
+use crate::learn::Recorder;
+use crate::order::Order;
+use crate::sampler::{After, Sampler};
+use crate::search::Search;
+use crate::shape::{Gait, gait};
+use crate::shared::Shared;
+use crate::stream::{RECENT, State, Stream};
+use crate::walk::{Step, Walk};
+use crate::work::Task;
 
-/// An order given from outside.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Hint {
-    /// The positions that will be opened, in order, in every epoch. May leave positions out and
-    /// name one more than once; those outside of the data set are ignored.
-    Order(Vec<u32>),
-    /// `torch.randperm(n)` of a CPU generator with these seeds, one an epoch, in this order. Ranks
-    /// and workers may share it as with `DistributedSampler`.
-    TorchSeeds(Vec<u64>),
-}
-
-/// What is believed of a data set.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Verdict {
-    /// The sampler and its parameters in words: `dali shuffled, seed 524287, 8 shards`,
-    /// `torch DistributedSampler, seed + epoch = 3, 8 ranks`, `sequential`, `reversed`,
-    /// `learned from an earlier epoch`, `hint`, `unknown`.
-    pub sampler: String,
-    /// The share of the latest opens that were where they were expected, 0 to 1.
-    pub confidence: f64,
-    /// Streams that are locked on an order.
-    pub locked: usize,
-    /// Streams that are reading, locked or not.
-    pub streams: usize,
-    /// Opens that were seen before the first stream locked on the order.
-    pub reads_to_lock: Option<u64>,
-}
-
-/// Heavy work to be done without holding the lock around the oracle.
-#[derive(Debug)]
-pub struct Work {}
-
-/// What [`Work`] found.
-#[derive(Debug)]
-pub struct Outcome {}
-
-impl Work {
-    /// Does the work: at most a few million draws, tens of milliseconds.
-    #[must_use]
-    pub fn run(self) -> Outcome {
-        Outcome {}
-    }
-}
+/// How often silent streams are looked for, in opens.
+const PRUNE: u64 = 256;
+/// How often the evidence of open streams is added up, in opens, ...
+const JOINT: u64 = 8;
+/// ... and over how many streams.
+const JOINT_STREAMS_MAX: usize = 64;
+/// Opens of a shared order in a row that are not where they are expected before a stream is let go.
+const MISSES_MAX: u32 = 3;
+/// The weight of one open in the confidence: the last 64 or so count.
+const CONFIDENCE_WEIGHT: f64 = 1.0 / 64.0;
 
 /// Predicts the opens of one data set. See the crate's documentation.
 #[derive(Debug)]
 pub struct Oracle {
-    n: u32,
-    config: Config,
+    pub(crate) n: u32,
+    pub(crate) config: Config,
+    /// Opens seen; the oracle's clock.
+    pub(crate) opens: u64,
+    pub(crate) streams: BTreeMap<u32, Stream>,
+    /// Streams with a walk of their own, sorted.
+    pub(crate) locked: Vec<u32>,
+    pub(crate) shared: Vec<Shared>,
+    /// Walks of streams that ended with their epoch, at the start of the next.
+    pub(crate) ghosts: Vec<Walk>,
+    pub(crate) shelf: Shelf,
+    pub(crate) habits: Habits,
+    /// All opens of open streams as if they were one stream's: a queue shows here.
+    pub(crate) merged: Stream,
+    pub(crate) search: Search,
+    pub(crate) recorder: Recorder,
+    pub(crate) hint_seeds: Vec<u64>,
+    /// Orders given or learned, to be made searchable.
+    pub(crate) given: Vec<Task>,
+    /// DALI's order was made once.
+    pub(crate) dali_made: bool,
+    pub(crate) busy: bool,
+    pub(crate) confidence: f64,
+    pub(crate) opens_to_lock: Option<u64>,
 }
 
 impl Oracle {
     /// An oracle for a data set of `n` files. Cheap; memory is taken when orders are tried.
     #[must_use]
     pub fn new(n: u32, config: Config) -> Self {
-        Self { n, config }
+        Self {
+            n,
+            opens: 0,
+            streams: BTreeMap::new(),
+            locked: Vec::new(),
+            shared: Vec::new(),
+            ghosts: Vec::new(),
+            shelf: Shelf::new(n, config.memory_bytes_max),
+            habits: Habits::default(),
+            merged: Stream::new(0),
+            search: Search::new(n, config.torch_key_max, config.dali_epoch_max),
+            recorder: Recorder::new(n),
+            hint_seeds: Vec::new(),
+            given: Vec::new(),
+            dali_made: false,
+            busy: false,
+            confidence: 0.0,
+            opens_to_lock: None,
+            config,
+        }
     }
 
     /// A stream opened a position. A position repeated at once counts once. Positions from `n` on
     /// are ignored. Cost: about a microsecond.
     pub fn observe(&mut self, stream: u32, position: u32) {
-        let _ = (stream, position);
-    }
-
-    /// The stream's thread is gone. A stream that ended with its epoch is expected to be followed
-    /// by another.
-    pub fn end_stream(&mut self, stream: u32) {
-        let _ = stream;
-    }
-
-    /// Work that would help, if there is any: ask after some opens (a few dozen), run it without
-    /// the lock, give the outcome to [`Oracle::accept`]. There is one at a time: `None` also while
-    /// an outcome is awaited.
-    pub fn next_work(&mut self) -> Option<Work> {
-        None
-    }
-
-    /// Takes in what [`Work::run`] found.
-    pub fn accept(&mut self, outcome: Outcome) {
-        let Outcome {} = outcome;
-    }
-
-    /// What is believed now.
-    #[must_use]
-    pub fn verdict(&self) -> Verdict {
-        Verdict {
-            sampler: "unknown".to_owned(),
-            confidence: 0.0,
-            locked: 0,
-            streams: 0,
-            reads_to_lock: None,
+        if self.n <= position {
+            return;
+        }
+        let id = stream;
+        if !self.streams.contains_key(&id) {
+            self.make_room();
+            self.search.hurry(self.opens);
+        }
+        let opens = self.opens;
+        let stream = self.streams.entry(id).or_insert_with(|| Stream::new(opens));
+        if !stream.note(position, opens) {
+            return;
+        }
+        self.opens += 1;
+        self.search.opened();
+        let expected = match &stream.state {
+            State::Locked(_) => self.observe_locked(id, position),
+            State::Shared(sampler) => {
+                let sampler = *sampler;
+                self.observe_shared(id, sampler, position)
+            }
+            State::Open(_) => {
+                self.observe_open(id, position);
+                false
+            }
+        };
+        self.confidence += (f64::from(u8::from(expected)) - self.confidence) * CONFIDENCE_WEIGHT;
+        if let Some(order) = self.recorder.observe(position, expected) {
+            self.learn(order);
+        }
+        if self.opens.is_multiple_of(PRUNE) {
+            self.prune();
         }
     }
 
-    /// The positions that the locked streams will open next and that were not yet told, in the
-    /// order they will be needed if the streams advance at the same speed; at most `ahead` opens
-    /// ahead of where each stream is. A position may be told again where the prediction changed.
-    pub fn upcoming(&mut self, ahead: usize) -> Vec<u32> {
-        let _ = ahead;
-        Vec::new()
+    fn observe_locked(&mut self, id: u32, position: u32) -> bool {
+        let Some(stream) = self.streams.get_mut(&id) else { return false };
+        let Some(walk) = stream.walk_mut() else { return false };
+        let step = walk.observe(position);
+        if walk.after == After::Next && walk.next_order.is_none() {
+            walk.next_order =
+                walk.order.sampler.next().and_then(|next| self.shelf.find(next)).cloned();
+        }
+        let sampler = walk.order.sampler;
+        match step {
+            Step::Hit => true,
+            Step::Epoch(after) => {
+                self.habits.see_after(sampler.family(), after);
+                self.shelf.use_now(sampler, self.opens);
+                true
+            }
+            Step::Moved | Step::Miss => false,
+            Step::Dropped => {
+                self.unlock(id, 3);
+                self.observe_open(id, position);
+                false
+            }
+            Step::Uneven => {
+                let order = Arc::clone(&walk.order);
+                self.unlock(id, 0);
+                self.share(id, &order, position);
+                false
+            }
+        }
     }
 
-    /// In how many opens, over all locked streams, the position is needed next: 1 is the very next
-    /// open. `u64::MAX`: known not to be needed in this epoch and the next. `None`: unknown.
-    /// Cost: about a microsecond with 8 streams.
-    #[must_use]
-    pub fn next_use(&self, position: u32) -> Option<u64> {
-        let _ = position;
-        None
+    fn observe_shared(&mut self, id: u32, sampler: Sampler, position: u32) -> bool {
+        let shared = self.shared.iter_mut().find(|shared| shared.order.sampler == sampler);
+        let expected = shared.is_some_and(|shared| shared.observe(position));
+        let Some(stream) = self.streams.get_mut(&id) else { return false };
+        stream.misses = if expected { 0 } else { stream.misses + 1 };
+        if MISSES_MAX <= stream.misses {
+            self.unlock(id, u64::from(MISSES_MAX));
+            self.observe_open(id, position);
+        }
+        expected
     }
 
-    /// An order from outside. It is believed after few opens, and dropped like any other when it fails.
-    pub fn hint(&mut self, hint: Hint) {
-        let _ = hint;
+    /// Compares the latest open of an open stream, already noted, with every known order.
+    fn observe_open(&mut self, id: u32, position: u32) {
+        self.observe_merged(position);
+        if self.opens.is_multiple_of(JOINT) {
+            self.observe_jointly();
+        }
+        let Some(at) = self.best_fit(id, Some(position), fit::BITS_FOLLOWED) else { return };
+        self.lock(id, at);
     }
 
-    /// The order in which the last whole epoch of an unknown sampler was read, to be kept over a
-    /// restart.
-    #[must_use]
-    pub fn export_learned(&self) -> Option<Vec<u32>> {
-        None
+    /// The known order that an open stream fits well enough, after its latest open. `least`: the
+    /// evidence that is enough for an order that others follow.
+    pub(crate) fn best_fit(&mut self, id: u32, latest: Option<u32>, least: f32) -> Option<usize> {
+        let stream = self.streams.get_mut(&id)?;
+        let current = stream.known == self.shelf.version;
+        match (&mut stream.state, latest) {
+            (State::Open(fits), Some(position)) if current => {
+                for (fit, known) in fits.iter_mut().zip(&self.shelf.orders) {
+                    fit.feed(&known.order, position);
+                }
+            }
+            (State::Open(_), _) => {
+                let fits = self.shelf.orders.iter().map(|known| {
+                    let habit = self.habits.get(known.order.sampler.family());
+                    let steps = habit.map(|habit| habit.steps).unwrap_or_default();
+                    stream.fit(&known.order, steps, start_credit(stream, known, &self.ghosts))
+                });
+                let fits = fits.collect();
+                stream.state = State::Open(fits);
+                stream.known = self.shelf.version;
+            }
+            (State::Locked(_) | State::Shared(_), _) => return None,
+        }
+        let State::Open(fits) = &stream.state else { return None };
+        let good = fits.iter().zip(&self.shelf.orders).enumerate().filter(|(_, (fit, known))| {
+            let (bits, run) = known.threshold(self.opens, self.n, least);
+            bits <= fit.bits() && run <= fit.run()
+        });
+        good.max_by(|(_, (a, _)), (_, (b, _))| a.bits().total_cmp(&b.bits())).map(|(at, _)| at)
     }
 
-    /// What [`Oracle::export_learned`] gave in an earlier life. Ignored if it is no order of `n` files.
-    pub fn import_learned(&mut self, order: Vec<u32>) {
-        let _ = order;
+    /// All open streams together: if they fit an order, streams lock on it with little evidence of
+    /// their own.
+    fn observe_merged(&mut self, position: u32) {
+        if !self.merged.note(position, self.opens) {
+            return;
+        }
+        let version = self.shelf.version;
+        let current = self.merged.known == version;
+        match &mut self.merged.state {
+            State::Open(fits) if current => {
+                for (fit, known) in fits.iter_mut().zip(&self.shelf.orders) {
+                    fit.feed(&known.order, position);
+                }
+            }
+            _ => {
+                let orders = self.shelf.orders.iter();
+                let fits = orders.map(|known| self.merged.fit(&known.order, Steps::default(), 0.0));
+                self.merged.state = State::Open(fits.collect());
+                self.merged.known = version;
+            }
+        }
+        let State::Open(fits) = &self.merged.state else { return };
+        for (fit, known) in fits.iter().zip(&mut self.shelf.orders) {
+            let (bits, run) = known.threshold(self.opens, self.n, fit::BITS_FOLLOWED);
+            if bits.max(fit::BITS_PRIOR) <= fit.bits() && run <= fit.run() {
+                known.used = Some(self.opens);
+            }
+        }
     }
 
-    /// The number of files.
-    #[must_use]
-    pub fn len(&self) -> u32 {
-        self.n
+    /// Each open stream has little evidence yet: together they may have enough.
+    fn observe_jointly(&mut self) {
+        let mut proven = false;
+        for (at, known) in self.shelf.orders.iter_mut().enumerate() {
+            let mut joint = Joint::default();
+            let mut steps = 0;
+            for stream in self.streams.values().take(JOINT_STREAMS_MAX) {
+                let State::Open(fits) = &stream.state else { continue };
+                let Some(fit) = fits.get(at).filter(|_| stream.known == self.shelf.version) else {
+                    continue;
+                };
+                joint.add(fit.bits(), usize::try_from(stream.fresh).unwrap_or(usize::MAX));
+                steps += fit.run().saturating_sub(1);
+            }
+            if joint.is_enough() && fit::RUN_LISTING <= steps {
+                known.used = Some(self.opens);
+                proven = true;
+            }
+        }
+        if proven {
+            self.retry(fit::BITS_PROVEN);
+        }
     }
 
-    /// Whether the data set has no file.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.n == 0
+    /// Locks a stream on the known order at `at`.
+    pub(crate) fn lock(&mut self, id: u32, at: usize) {
+        let order = Arc::clone(&self.shelf.orders[at].order);
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let State::Open(fits) = &stream.state else { return };
+        let run = u64::from(fits.get(at).map_or(0, Fit::run));
+        let begins = run == stream.opens && stream.opens <= RECENT as u64;
+        let places: Vec<u32> =
+            stream.recent.tail(run).filter_map(|position| order.place(position)).collect();
+        let Some(&front) = places.last() else { return };
+        self.shelf.use_now(order.sampler, self.opens);
+        self.opens_to_lock.get_or_insert(self.opens);
+        let Gait::Even { shape, next, whole } = gait(&places, begins) else {
+            self.share(id, &order, order.at(front));
+            return;
+        };
+        let family = order.sampler.family();
+        let mut walk = Walk::new(Arc::clone(&order), shape, whole && begins, next);
+        if let Some(after) = self.habits.get(family).and_then(|habit| habit.after) {
+            walk.after = after;
+        }
+        let step = if shape.block == 0 { 0 } else { shape.jump - (shape.block - 1) * shape.stride };
+        self.habits.see_steps(family, Steps { latest: shape.stride, other: step });
+        walk.next_order = order.sampler.next().and_then(|next| self.shelf.find(next)).cloned();
+        let born = stream.born;
+        stream.state = State::Locked(Box::new(walk));
+        self.locked.push(id);
+        self.locked.sort_unstable();
+        self.succeed(id, born);
+        self.infer(order.sampler);
     }
 
-    /// What it may cost.
-    #[must_use]
-    pub fn config(&self) -> &Config {
-        &self.config
+    /// Follows a stream together with the others of the same order.
+    fn share(&mut self, id: u32, order: &Arc<Order>, position: u32) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        let Some(place) = order.place(position) else { return };
+        stream.state = State::Shared(order.sampler);
+        stream.misses = 0;
+        match self.shared.iter_mut().find(|shared| shared.order.sampler == order.sampler) {
+            Some(shared) => {
+                shared.streams += 1;
+                shared.reach(place);
+            }
+            None => self.shared.push(Shared::new(Arc::clone(order), place)),
+        }
+    }
+
+    /// A stream leaves its order; its latest `keep` opens are compared anew.
+    pub(crate) fn unlock(&mut self, id: u32, keep: u64) {
+        let Some(stream) = self.streams.get_mut(&id) else { return };
+        if let State::Shared(sampler) = stream.state {
+            for shared in &mut self.shared {
+                if shared.order.sampler == sampler {
+                    shared.streams = shared.streams.saturating_sub(1);
+                }
+            }
+            self.shared.retain(|shared| 0 < shared.streams);
+        }
+        stream.unlock(keep);
+        self.locked.retain(|&other| other != id);
+        self.search.hurry(self.opens);
+        if self.locked.is_empty() && self.shared.is_empty() && self.ghosts.is_empty() {
+            self.opens_to_lock = None;
+        }
+    }
+}
+
+/// The evidence that a stream begins where one that has ended is to be followed: one of few places.
+fn start_credit(stream: &Stream, known: &Known, ghosts: &[Walk]) -> f32 {
+    let Some(first) = stream.recent.tail(stream.fresh).next() else { return 0.0 };
+    let starts = ghosts.iter().filter(|ghost| ghost.order.sampler == known.order.sampler);
+    let starts: Vec<u32> = starts.map(|ghost| ghost.shape.start).collect();
+    let here = known.order.place(first).is_some_and(|place| starts.contains(&place));
+    if here {
+        let count = u32::try_from(starts.len()).unwrap_or(u32::MAX);
+        fit::bits(known.order.len()) - fit::bits(count) - 1.0
+    } else {
+        0.0
     }
 }

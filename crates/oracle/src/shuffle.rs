@@ -1,16 +1,28 @@
-//! The orders in which DALI's file reader and torch's `DistributedSampler` visit a data set, bit for bit.
+//! The generators and shuffles of DALI's file reader and of torch's samplers, bit for bit.
 //!
-//! DALI shuffles the sorted listing once with libstdc++'s `std::shuffle` over
-//! `std::mt19937(524287)`. The result is part of that library's code, not of the C++ standard, so it
-//! is written out here: the generator, Lemire's bounded draw, and the trick that takes two places
-//! from one draw while the square of the range fits the generator. `tests/golden/std_shuffle.txt`
-//! holds what the library itself answers. torch's `randperm` draws from the same generator and takes the
-//! remainder.
+//! DALI shuffles the sorted listing with libstdc++'s `std::shuffle`, over `std::mt19937` or, after
+//! each epoch, over `std::mt19937_64`. The result is part of that library's code, not of the C++
+//! standard, so it is written out here: the generators, Lemire's bounded draw, and the trick that
+//! takes two places from one draw while the square of the range fits the generator.
+//! `tests/golden/std_shuffle.txt` holds what the library itself answers.
 //!
-//! Deliberately absent: any other shuffle. The 1,024-sample buffer is the loader's (`train`).
+//! torch's `randperm` is a forward Fisher-Yates with a plain remainder, so its first k places are
+//! known after k draws.
+//!
+//! Deliberately absent: DALI's 1,024-sample buffer, which the file system does not see.
 
 /// The constant that DALI seeds its generator with, whatever seed the user gives.
 pub const DALI_SEED: u32 = 524_287;
+
+/// Where the bits of `std_shuffle` come from.
+pub trait Bits {
+    /// The largest number that [`Bits::below`] can take a range of.
+    const MAX: u64;
+
+    /// `std::uniform_int_distribution{0, range - 1}` as libstdc++ 11 and later draws it (Lemire).
+    /// `range` is 1 to [`Bits::MAX`].
+    fn below(&mut self, range: u64) -> u64;
+}
 
 /// Words of state of the generator.
 const WORDS: usize = 624;
@@ -59,29 +71,91 @@ impl Mt19937 {
         word ^= (word << 15) & 0xefc6_0000;
         word ^ (word >> 18)
     }
+}
 
-    /// `std::uniform_int_distribution{0, range - 1}` as libstdc++ 11 and later draws it (Lemire).
-    /// `range` is 1 to 2^32 - 1.
-    fn below(&mut self, range: u32) -> u32 {
-        let mut product = u64::from(self.next_u32()) * u64::from(range);
+impl Bits for Mt19937 {
+    const MAX: u64 = u32::MAX as u64;
+
+    fn below(&mut self, range: u64) -> u64 {
+        let mut product = u64::from(self.next_u32()) * range;
+        if (product & Self::MAX) < range {
+            let threshold = (Self::MAX + 1 - range) % range;
+            while (product & Self::MAX) < threshold {
+                product = u64::from(self.next_u32()) * range;
+            }
+        }
+        product >> 32
+    }
+}
+
+/// Words of state of the 64-bit generator.
+const WORDS_64: usize = 312;
+/// Distance between the words that are mixed in the 64-bit generator.
+const SHIFT_64: usize = 156;
+
+/// The 64-bit Mersenne Twister of the C++ standard.
+#[derive(Debug, Clone)]
+pub struct Mt19937x64 {
+    state: Box<[u64; WORDS_64]>,
+    next: usize,
+}
+
+impl Mt19937x64 {
+    /// A generator in the state that `std::mt19937_64(seed)` starts in.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        let mut state = Box::new([seed; WORDS_64]);
+        for i in 1..WORDS_64 {
+            let before = state[i - 1];
+            state[i] = 6_364_136_223_846_793_005_u64
+                .wrapping_mul(before ^ (before >> 62))
+                .wrapping_add(i as u64);
+        }
+        Self { state, next: WORDS_64 }
+    }
+
+    fn refill(&mut self) {
+        for i in 0..WORDS_64 {
+            let joined = (self.state[i] & 0xffff_ffff_8000_0000)
+                | (self.state[(i + 1) % WORDS_64] & 0x7fff_ffff);
+            let twisted = (joined >> 1) ^ if joined & 1 == 1 { 0xb502_6f5a_a966_19e9 } else { 0 };
+            self.state[i] = self.state[(i + SHIFT_64) % WORDS_64] ^ twisted;
+        }
+        self.next = 0;
+    }
+
+    /// The next 64 bits.
+    pub fn next_u64(&mut self) -> u64 {
+        if self.next == WORDS_64 {
+            self.refill();
+        }
+        let mut word = self.state[self.next];
+        self.next += 1;
+        word ^= (word >> 29) & 0x5555_5555_5555_5555;
+        word ^= (word << 17) & 0x71d6_7fff_eda6_0000;
+        word ^= (word << 37) & 0xfff7_eee0_0000_0000;
+        word ^ (word >> 43)
+    }
+}
+
+impl Bits for Mt19937x64 {
+    const MAX: u64 = u64::MAX;
+
+    fn below(&mut self, range: u64) -> u64 {
+        let mut product = u128::from(self.next_u64()) * u128::from(range);
         if low(product) < range {
             let threshold = range.wrapping_neg() % range;
             while low(product) < threshold {
-                product = u64::from(self.next_u32()) * u64::from(range);
+                product = u128::from(self.next_u64()) * u128::from(range);
             }
         }
-        high(product)
+        u64::try_from(product >> 64).expect("64 bits are left")
     }
 }
 
 /// The low half of a product.
-fn low(product: u64) -> u32 {
-    u32::try_from(product & u64::from(u32::MAX)).expect("masked to 32 bits")
-}
-
-/// The high half of a product.
-fn high(product: u64) -> u32 {
-    u32::try_from(product >> 32).expect("32 bits are left")
+fn low(product: u128) -> u64 {
+    u64::try_from(product & u128::from(u64::MAX)).expect("masked to 64 bits")
 }
 
 /// Shuffles as libstdc++'s `std::shuffle` does with `generator`.
@@ -89,29 +163,30 @@ fn high(product: u64) -> u32 {
 /// # Panics
 ///
 /// With 2^32 - 1 items or more; no file listing is that long.
-pub fn std_shuffle<T>(items: &mut [T], generator: &mut Mt19937) {
-    let count = u32::try_from(items.len()).expect("fewer than 2^32 items");
+pub fn std_shuffle<T, G: Bits>(items: &mut [T], generator: &mut G) {
+    let count = u64::from(u32::try_from(items.len()).expect("fewer than 2^32 items"));
     if count == 0 {
         return;
     }
-    if u32::MAX / count < count {
+    let index = |place: u64| usize::try_from(place).expect("below the length");
+    if G::MAX / count < count {
         for i in 1..count {
             let other = generator.below(i + 1);
-            items.swap(i as usize, other as usize);
+            items.swap(index(i), index(other));
         }
         return;
     }
     let mut i = 1;
     if count.is_multiple_of(2) {
         let other = generator.below(2);
-        items.swap(1, other as usize);
+        items.swap(1, index(other));
         i = 2;
     }
     while i < count {
         let range = i + 1;
         let both = generator.below(range * (range + 1));
-        items.swap(i as usize, (both / (range + 1)) as usize);
-        items.swap(i as usize + 1, (both % (range + 1)) as usize);
+        items.swap(index(i), index(both / (range + 1)));
+        items.swap(index(i) + 1, index(both % (range + 1)));
         i += 2;
     }
 }
@@ -125,26 +200,60 @@ pub fn dali_order(count: usize) -> Vec<u32> {
     order
 }
 
+/// Starts `torch.randperm(n)` of a CPU generator with this seed over `order`, which must hold 0 to
+/// n - 1 in order, and makes its first `count` places; `swapped` hears of each pair of places that
+/// was exchanged, so that a caller can undo it.
+///
+/// The algorithm of torch 0.4 to 2.x for n below 2^32 / 20, checked against torch 1.13 and the source
+/// of later versions; the generator takes the low 32 bits of the seed.
+///
+/// # Panics
+///
+/// With 2^32 positions or more.
+pub fn torch_randperm_start(
+    order: &mut [u32],
+    seed: u64,
+    count: usize,
+    mut swapped: impl FnMut(usize, usize),
+) {
+    let n = u32::try_from(order.len()).expect("fewer than 2^32 files");
+    let low = u32::try_from(seed & u64::from(u32::MAX)).expect("masked to 32 bits");
+    let mut generator = Mt19937::new(low);
+    let count = u32::try_from(count).unwrap_or(n).min(n.saturating_sub(1));
+    for i in 0..count {
+        let other = i + generator.next_u32() % (n - i);
+        order.swap(i as usize, other as usize);
+        swapped(i as usize, other as usize);
+    }
+}
+
+/// `torch.randperm(n)` of a CPU generator with this seed.
+///
+/// # Panics
+///
+/// With 2^32 positions or more.
+#[must_use]
+pub fn torch_randperm(n: u32, seed: u64) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..n).collect();
+    torch_randperm_start(&mut order, seed, n as usize, |_, _| ());
+    order
+}
+
 /// The places of a sorted listing of `count` files in the order in which rank `rank` of `ranks` reads
 /// them with torch's `DistributedSampler(shuffle=True, seed=0)` in `epoch`. All ranks read equally many:
 /// what is missing for that is repeated from the start of the order.
 ///
 /// # Panics
 ///
-/// With 2^32 / 20 files or more, from where torch draws 64 bits.
+/// With 2^32 files or more.
 #[must_use]
 pub fn distributed_order(count: usize, epoch: u32, rank: usize, ranks: usize) -> Vec<u32> {
-    let places = u32::try_from(count).ok().filter(|count| *count < u32::MAX / 20);
-    let places = places.expect("fewer files than torch draws 64 bits for");
-    let mut order: Vec<u32> = (0..places).collect();
-    let mut generator = Mt19937::new(epoch);
-    for i in 0..places.saturating_sub(1) {
-        let other = i + generator.next_u32() % (places - i);
-        order.swap(i as usize, other as usize);
-    }
+    let order = torch_randperm(
+        u32::try_from(count).expect("fewer than 2^32 files"),
+        u64::from(epoch),
+    );
     let whole = count.div_ceil(ranks) * ranks;
-    let repeated: Vec<u32> = order.iter().cycle().take(whole).copied().collect();
-    repeated.into_iter().skip(rank).step_by(ranks).collect()
+    order.iter().cycle().take(whole).skip(rank).step_by(ranks).copied().collect()
 }
 
 /// The part of a listing of `count` files that shard `index` of `shards` reads: DALI rounds down
@@ -167,11 +276,14 @@ mod tests {
     }
 
     #[test]
-    fn the_generator_is_the_one_of_the_standard() {
-        // The standard fixes the 10,000th draw of a default-seeded generator.
+    fn the_generators_are_those_of_the_standard() {
+        // The standard fixes the 10,000th draw of default-seeded generators.
         let mut generator = Mt19937::new(5489);
         let last = (0..10_000).map(|_| generator.next_u32()).last();
         assert_eq!(last, Some(4_123_659_995));
+        let mut generator = Mt19937x64::new(5489);
+        let last = (0..10_000).map(|_| generator.next_u64()).last();
+        assert_eq!(last, Some(9_981_545_732_273_789_042));
     }
 
     #[test]

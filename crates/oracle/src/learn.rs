@@ -1,0 +1,70 @@
+//! Remembers in which order an epoch was read, so that the same order is known in the next.
+
+/// Opens of files that were opened in this epoch already, beyond which the next epoch has begun:
+/// at least this many, ...
+const AGAIN_MIN: u32 = 32;
+/// ... and one for so many files.
+const AGAIN_PART: u32 = 200;
+/// Files that an epoch may leave out, as one for so many: a loader drops its last batch.
+const MISSING_PART: u32 = 10;
+
+/// Watches one data set. Takes 4 bytes and 2 bits a file while it records.
+#[derive(Debug)]
+pub(crate) struct Recorder {
+    n: u32,
+    now: Epoch,
+    /// Opens that seem to belong to the next epoch.
+    next: Epoch,
+}
+
+#[derive(Debug, Default)]
+struct Epoch {
+    order: Vec<u32>,
+    seen: Vec<u64>,
+    /// Opens that a known order foretold.
+    foretold: u32,
+}
+
+impl Epoch {
+    fn add(&mut self, position: u32, foretold: bool, n: u32) -> bool {
+        if self.seen.is_empty() {
+            self.seen = vec![0; n.div_ceil(64) as usize];
+        }
+        let (word, bit) = ((position / 64) as usize, 1_u64 << (position % 64));
+        if self.seen[word] & bit != 0 {
+            return false;
+        }
+        self.seen[word] |= bit;
+        self.order.push(position);
+        self.foretold += u32::from(foretold);
+        true
+    }
+
+    fn len(&self) -> u32 {
+        u32::try_from(self.order.len()).unwrap_or(u32::MAX)
+    }
+}
+
+impl Recorder {
+    pub(crate) fn new(n: u32) -> Self {
+        Self { n, now: Epoch::default(), next: Epoch::default() }
+    }
+
+    /// Takes in an open. Returns the order of a whole epoch when the next one has begun, unless a
+    /// known order foretold most of it.
+    pub(crate) fn observe(&mut self, position: u32, foretold: bool) -> Option<Vec<u32>> {
+        if self.now.add(position, foretold, self.n) {
+            return None;
+        }
+        if !self.next.add(position, foretold, self.n) {
+            return None;
+        }
+        let again = (self.n / AGAIN_PART).max(AGAIN_MIN).min(self.n / 2);
+        if self.next.len() < again.max(1) {
+            return None;
+        }
+        let done = std::mem::replace(&mut self.now, std::mem::take(&mut self.next));
+        let whole = self.n - self.n / MISSING_PART <= done.len();
+        (whole && done.foretold < done.len() / 2).then_some(done.order)
+    }
+}

@@ -1,0 +1,233 @@
+//! Getting orders: hints, learned ones, the next epoch's, and the search for the sampler.
+
+use crate::config::{Config, Hint};
+use crate::fit::{BITS_FOLLOWED, BITS_PROVEN};
+use crate::oracle::Oracle;
+use crate::sampler::{After, Sampler};
+use crate::search::Samples;
+use crate::stream::{RECENT, Stream};
+use crate::walk::Walk;
+use crate::work::{Outcome, Standing, Task, Work};
+
+/// Opens that a stream must have made to be searched for.
+const SAMPLE_MIN: u64 = 2;
+/// Streams that are searched for at once.
+const SAMPLES_MAX: usize = 64;
+
+impl Oracle {
+    /// Work that would help, if there is any: ask after some opens (a few dozen), run it without
+    /// the lock, give the outcome to [`Oracle::accept`]. There is one at a time: `None` also while
+    /// an outcome is awaited. Cost: a few microseconds.
+    pub fn next_work(&mut self) -> Option<Work> {
+        if self.busy || self.n == 0 {
+            return None;
+        }
+        let task = self.given.pop().or_else(|| self.next_order()).or_else(|| self.search_on())?;
+        self.busy = true;
+        Some(Work { n: self.n, task })
+    }
+
+    /// The order of the next epoch, for a walk that will need it.
+    fn next_order(&self) -> Option<Task> {
+        let walks = self.walks().chain(&self.ghosts).filter(|walk| walk.after == After::Next);
+        let mut wanted = walks.filter_map(|walk| Some((walk.order.sampler.next()?, walk)));
+        let (sampler, walk) =
+            wanted.find(|&(next, _)| self.shelf.find(next).is_none() && self.can_make(next))?;
+        Some(match sampler {
+            Sampler::HintSeed(index) => {
+                Task::Seed { sampler, seed: *self.hint_seeds.get(index as usize)? }
+            }
+            _ => Task::Next { sampler, before: walk.order.clone() },
+        })
+    }
+
+    fn can_make(&self, sampler: Sampler) -> bool {
+        match sampler {
+            Sampler::HintSeed(index) => (index as usize) < self.hint_seeds.len(),
+            _ => true,
+        }
+    }
+
+    /// The next piece of the search, if a stream waits for it.
+    fn search_on(&mut self) -> Option<Task> {
+        let waiting = self.streams.values().filter(|stream| stream.is_open());
+        let mut waiting: Vec<&Stream> =
+            waiting.filter(|stream| SAMPLE_MIN <= stream.fresh).collect();
+        if waiting.is_empty() {
+            self.search.rest();
+            return None;
+        }
+        if !self.dali_made {
+            self.dali_made = true;
+            return Some(Task::Dali);
+        }
+        if self.search.is_due(self.opens) {
+            self.search.begin(self.opens);
+        }
+        let piece = self.search.piece(&self.hint_seeds, self.opens)?;
+        waiting.sort_by_key(|stream| std::cmp::Reverse(stream.seen));
+        waiting.truncate(SAMPLES_MAX);
+        let samples: Samples = std::iter::once(&self.merged)
+            .chain(waiting)
+            .map(|stream| stream.recent.tail(stream.fresh).collect())
+            .collect();
+        Some(Task::Search { piece, samples })
+    }
+
+    /// Takes in what [`Work::run`] found. Cost: comparing the latest opens of each stream that waits
+    /// for an order, about 10 microseconds a stream.
+    pub fn accept(&mut self, outcome: Outcome) {
+        self.busy = false;
+        if let Some(carry) = outcome.found.carry {
+            self.search.resume(carry);
+        }
+        if outcome.found.orders.is_empty() {
+            return;
+        }
+        for order in outcome.found.orders {
+            let used = (!matches!(outcome.standing, Standing::Given | Standing::Likely))
+                .then_some(self.opens);
+            self.shelf.add(order, used);
+        }
+        let needed: Vec<Sampler> = self.needed().collect();
+        self.shelf.shrink(|sampler| needed.contains(&sampler));
+        self.attach_next();
+        self.retry(if outcome.standing == Standing::Proven { BITS_PROVEN } else { BITS_FOLLOWED });
+    }
+
+    /// The samplers whose orders must be kept at hand.
+    fn needed(&self) -> impl Iterator<Item = Sampler> + '_ {
+        let walks = self.walks().chain(&self.ghosts);
+        let own = walks.flat_map(|walk| {
+            let sampler = walk.order.sampler;
+            let next = sampler.next().filter(|_| walk.after == After::Next);
+            [Some(sampler), next].into_iter().flatten()
+        });
+        own.chain(self.shared.iter().map(|shared| shared.order.sampler))
+    }
+
+    /// The walks of locked streams.
+    pub(crate) fn walks(&self) -> impl Iterator<Item = &Walk> + '_ {
+        self.locked.iter().filter_map(|id| self.streams.get(id)).filter_map(Stream::walk)
+    }
+
+    /// Gives walks that go on in another order that order, where it is at hand.
+    fn attach_next(&mut self) {
+        let shelf = &self.shelf;
+        let walks = self.streams.values_mut().filter_map(Stream::walk_mut);
+        for walk in walks.chain(&mut self.ghosts).filter(|walk| walk.next_order.is_none()) {
+            walk.next_order = walk.order.sampler.next().and_then(|next| shelf.find(next)).cloned();
+        }
+    }
+
+    /// Compares every open stream with the known orders again; `least` bits are enough for an order
+    /// that streams were found on.
+    pub(crate) fn retry(&mut self, least: f32) {
+        let open = self.streams.iter().filter(|(_, stream)| stream.is_open());
+        let open: Vec<u32> =
+            open.filter(|(_, stream)| 1 < stream.fresh).map(|(&id, _)| id).collect();
+        for id in open {
+            if let Some(at) = self.best_fit(id, None, least) {
+                self.lock(id, at);
+            }
+        }
+    }
+
+    /// An epoch has been read in an order that nothing foretold.
+    pub(crate) fn learn(&mut self, order: Vec<u32>) {
+        let table = 12 * u64::from(self.n);
+        if self.config().memory_bytes_max < table {
+            return;
+        }
+        self.replace(Sampler::Learned, Some(order));
+    }
+
+    /// Forgets the order of a sampler that is given anew, and its streams.
+    fn replace(&mut self, sampler: Sampler, positions: Option<Vec<u32>>) {
+        let on = |stream: &Stream| match &stream.state {
+            crate::stream::State::Locked(walk) => walk.order.sampler == sampler,
+            crate::stream::State::Shared(shared) => *shared == sampler,
+            crate::stream::State::Open(_) => false,
+        };
+        let leaving: Vec<u32> =
+            self.streams.iter().filter(|(_, s)| on(s)).map(|(&id, _)| id).collect();
+        for id in leaving {
+            self.unlock(id, 0);
+        }
+        self.ghosts.retain(|ghost| ghost.order.sampler != sampler);
+        self.shelf.remove(sampler);
+        self.given.retain(|task| {
+            !matches!(task, Task::Given { sampler: other, .. } | Task::Seed { sampler: other, .. }
+                if *other == sampler)
+        });
+        if let Some(positions) = positions {
+            self.given.push(Task::Given { sampler, positions });
+        }
+    }
+
+    /// An order from outside. It is believed after few opens, and dropped like any other when it
+    /// fails. A hint replaces the one of the same kind before it.
+    pub fn hint(&mut self, hint: Hint) {
+        match hint {
+            Hint::Order(mut positions) => {
+                positions.retain(|&position| position < self.n);
+                let given = !positions.is_empty();
+                self.replace(Sampler::Hint, given.then_some(positions));
+            }
+            Hint::TorchSeeds(seeds) => {
+                let before = u32::try_from(self.hint_seeds.len()).unwrap_or(u32::MAX);
+                for index in 0..before {
+                    if self.shelf.find(Sampler::HintSeed(index)).is_some() {
+                        self.replace(Sampler::HintSeed(index), None);
+                    }
+                }
+                self.given.retain(|task| !matches!(task, Task::Seed { .. }));
+                if let Some(&seed) = seeds.first() {
+                    self.given.push(Task::Seed { sampler: Sampler::HintSeed(0), seed });
+                }
+                self.hint_seeds = seeds;
+                self.search.hurry(self.opens);
+            }
+        }
+    }
+
+    /// The order in which the last whole epoch of an unknown sampler was read, to be kept over a
+    /// restart.
+    #[must_use]
+    pub fn export_learned(&self) -> Option<Vec<u32>> {
+        let order = self.shelf.find(Sampler::Learned)?;
+        order.positions().map(<[u32]>::to_vec)
+    }
+
+    /// What [`Oracle::export_learned`] gave in an earlier life. Ignored unless every position is of
+    /// this data set and stands once.
+    pub fn import_learned(&mut self, order: Vec<u32>) {
+        let mut seen = vec![false; self.n as usize];
+        let fits = order.iter().all(|&position| {
+            seen.get_mut(position as usize).is_some_and(|seen| !std::mem::replace(seen, true))
+        });
+        if fits && !order.is_empty() {
+            self.replace(Sampler::Learned, Some(order));
+        }
+    }
+
+    /// The number of files.
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        self.n
+    }
+
+    /// Whether the data set has no file.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.n == 0
+    }
+
+    /// What it may cost.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+}
+
+const _: () = assert!(SAMPLE_MIN <= RECENT as u64);
