@@ -28,9 +28,16 @@ impl Default for Config {
 /// An order given from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hint {
-    /// The positions that will be opened, in order, in every epoch. May leave positions out and
-    /// name one more than once; those outside of the data set are ignored.
-    Order(Vec<u32>),
+    /// The positions that will be opened, in order. May leave positions out and name one more than
+    /// once; those outside of the data set are ignored. Workers may share it, batch by batch. Until
+    /// the giver replaces it, it is expected again in every epoch.
+    Order {
+        /// Who gives it, such as a rank's process: a later order from there replaces this one, and an
+        /// empty one takes it back.
+        from: u32,
+        /// 4 to 12 bytes a position are taken.
+        positions: Vec<u32>,
+    },
     /// `torch.randperm(n)` of a CPU generator with these seeds, one an epoch, in this order. Ranks
     /// and workers may share it as with `DistributedSampler`.
     TorchSeeds(Vec<u64>),

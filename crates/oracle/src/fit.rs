@@ -27,9 +27,9 @@ use crate::order::Order;
 
 /// Evidence for an order that nobody is known to follow.
 pub(crate) const BITS_COLD: f32 = 48.0;
-/// Evidence for an order given as a hint or learned in an earlier epoch.
+/// Evidence for an order learned in an earlier epoch.
 pub(crate) const BITS_PRIOR: f32 = 32.0;
-/// Evidence for an order that other streams follow, or that follows theirs. A random stream beside
+/// Evidence for an order given as a hint, that other streams follow, or that follows theirs. A random stream beside
 /// them locks falsely once in a million opens, for three opens.
 pub(crate) const BITS_FOLLOWED: f32 = 20.0;
 /// Evidence for an order that the streams together have just been found on.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::fit::{BITS_COLD, BITS_PRIOR, RUN_LISTING, Steps};
+use crate::fit::{BITS_COLD, BITS_FOLLOWED, BITS_PRIOR, RUN_LISTING, Steps};
 use crate::order::Order;
 use crate::sampler::{After, Family, Sampler};
 
@@ -25,7 +25,8 @@ impl Known {
         }
         match self.order.sampler {
             Sampler::Sequential | Sampler::Reversed => (BITS_COLD, RUN_LISTING),
-            Sampler::Hint | Sampler::HintSeed(_) | Sampler::Learned => (BITS_PRIOR, 2),
+            Sampler::Hint(_) | Sampler::HintSeed(_) => (BITS_FOLLOWED, 2),
+            Sampler::Learned => (BITS_PRIOR, 2),
             Sampler::Dali | Sampler::DaliEpoch(..) | Sampler::Torch(_) => (BITS_COLD, 2),
         }
     }

@@ -240,7 +240,8 @@ impl Oracle {
         for (at, known) in self.shelf.orders.iter_mut().enumerate() {
             let mut joint = Joint::default();
             let mut steps = 0;
-            for stream in self.streams.values().take(JOINT_STREAMS_MAX) {
+            let open = self.streams.values().filter(|stream| stream.is_open());
+            for stream in open.take(JOINT_STREAMS_MAX) {
                 let State::Open(fits) = &stream.state else { continue };
                 let Some(fit) = fits.get(at).filter(|_| stream.known == self.shelf.version) else {
                     continue;

@@ -169,10 +169,10 @@ impl Oracle {
     /// fails. A hint replaces the one of the same kind before it.
     pub fn hint(&mut self, hint: Hint) {
         match hint {
-            Hint::Order(mut positions) => {
+            Hint::Order { from, mut positions } => {
                 positions.retain(|&position| position < self.n);
                 let given = !positions.is_empty();
-                self.replace(Sampler::Hint, given.then_some(positions));
+                self.replace(Sampler::Hint(from), given.then_some(positions));
             }
             Hint::TorchSeeds(seeds) => {
                 let before = u32::try_from(self.hint_seeds.len()).unwrap_or(u32::MAX);

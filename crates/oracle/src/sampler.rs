@@ -15,8 +15,8 @@ pub(crate) enum Sampler {
     DaliEpoch(Chain, u32),
     /// `torch.randperm` of a generator with this seed: `DistributedSampler`'s `seed + epoch`.
     Torch(u64),
-    /// An explicit order from outside.
-    Hint,
+    /// An explicit order from outside, and who gave it.
+    Hint(u32),
     /// The seed at this place of those given from outside.
     HintSeed(u32),
     /// The order of an earlier epoch.
@@ -84,7 +84,7 @@ pub(crate) enum Family {
     Dali,
     DaliEpoch(Chain),
     Torch,
-    Hint,
+    Hint(u32),
     HintSeeds,
     Learned,
 }
@@ -98,7 +98,7 @@ impl Sampler {
             Self::Dali => Family::Dali,
             Self::DaliEpoch(chain, _) => Family::DaliEpoch(chain),
             Self::Torch(_) => Family::Torch,
-            Self::Hint => Family::Hint,
+            Self::Hint(from) => Family::Hint(from),
             Self::HintSeed(_) => Family::HintSeeds,
             Self::Learned => Family::Learned,
         }
@@ -110,7 +110,7 @@ impl Sampler {
             Self::DaliEpoch(chain, epoch) => Some(Self::DaliEpoch(chain, epoch.checked_add(1)?)),
             Self::Torch(key) => Some(Self::Torch(key.checked_add(1)?)),
             Self::HintSeed(index) => Some(Self::HintSeed(index.checked_add(1)?)),
-            Self::Sequential | Self::Reversed | Self::Dali | Self::Hint | Self::Learned => None,
+            Self::Sequential | Self::Reversed | Self::Dali | Self::Hint(_) | Self::Learned => None,
         }
     }
 
@@ -145,9 +145,11 @@ impl Sampler {
                 chain.advance(&mut order, epoch);
                 Some(order)
             }
-            Self::Sequential | Self::Reversed | Self::Hint | Self::HintSeed(_) | Self::Learned => {
-                None
-            }
+            Self::Sequential
+            | Self::Reversed
+            | Self::Hint(_)
+            | Self::HintSeed(_)
+            | Self::Learned => None,
         }
     }
 }

@@ -39,8 +39,8 @@ const DEEP_OPENS: u64 = 32;
 /// Draws of one deep piece, about 20 ms.
 const PIECE_DRAWS: u64 = 2 << 20;
 
-/// The latest opens of each stream that waits for an order, the oldest first. The opens of all
-/// streams together may be among them, as the first: a queue shows there.
+/// The latest opens of all streams that wait for an order together, where a queue shows, and then
+/// those of each; the oldest first.
 pub(crate) type Samples = Vec<Vec<u32>>;
 
 /// What is tried next.
@@ -134,13 +134,15 @@ impl Trial {
             }
         }
         let mut joint = Joint::default();
-        self.samples.iter().any(|sample| {
+        self.samples.iter().enumerate().any(|(at, sample)| {
             let mut fit = Fit::new(Steps::default(), self.n);
             for &slot in sample {
                 let place = self.places[usize::from(slot)];
                 fit.feed_place((place != u32::MAX).then_some(place));
             }
-            joint.add(fit.best(), sample.len());
+            if 0 < at {
+                joint.add(fit.best(), sample.len());
+            }
             BITS_COLD <= fit.best() || joint.is_enough()
         })
     }

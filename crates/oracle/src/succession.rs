@@ -9,6 +9,8 @@ use crate::walk::Walk;
 
 /// Streams that ended with their epoch and whose successors are expected.
 const GHOSTS_MAX: usize = 1_024;
+/// Opens that a loader makes beyond its epoch before it ends: DALI keeps its sample buffer full.
+const READ_AHEAD_MAX: u64 = 4_096;
 /// Opens of the data set after which a silent stream counts as gone: more than the workers of a
 /// loader run ahead of each other.
 const SILENT_MAX: u64 = 16_384;
@@ -26,6 +28,11 @@ impl Oracle {
     fn retire(&mut self, id: u32) {
         let Some(walk) = self.streams.get(&id).and_then(Stream::walk) else { return };
         if !walk.whole || !walk.near_end() || GHOSTS_MAX <= self.ghosts.len() {
+            return;
+        }
+        // A stream that went through several shards is not one that ends with its epoch.
+        let rotated = 2 * walk.epoch_len() + READ_AHEAD_MAX < walk.next;
+        if walk.after == After::Wrap && rotated {
             return;
         }
         let mut ghost = walk.clone();

@@ -110,7 +110,7 @@ fn name(sampler: Sampler) -> String {
             format!("dali shuffle_after_epoch{kind}, epoch {epoch}")
         }
         Sampler::Torch(key) => format!("torch DistributedSampler, seed + epoch = {key}"),
-        Sampler::Hint => "hint".to_owned(),
+        Sampler::Hint(_) => "hint".to_owned(),
         Sampler::HintSeed(index) => format!("hint, seed {} of those given", index + 1),
         Sampler::Learned => "learned from an earlier epoch".to_owned(),
     }

@@ -151,7 +151,8 @@ fn any_sequence_of_calls_is_survived() {
                 6 => oracle.observe(random.below(8), random.below(n + 2)),
                 7 if random.below(20) == 0 => {
                     let order = (0..random.below(40)).map(|_| random.below(n + 1)).collect();
-                    oracle.hint(feedline_oracle::Hint::Order(order));
+                    let from = random.below(2);
+                    oracle.hint(feedline_oracle::Hint::Order { from, positions: order });
                 }
                 8 if random.below(20) == 0 => {
                     let seeds = (0..random.below(3)).map(u64::from).collect();

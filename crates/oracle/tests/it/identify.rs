@@ -145,8 +145,17 @@ fn an_order_given_as_a_hint_is_identified() {
     let mut order: Vec<u32> = (0..20_000).collect();
     crate::jobs::Random(77).shuffle(&mut order);
     let mut owner = Owner::new(20_000);
-    owner.oracle.hint(Hint::Order(order.clone()));
+    owner.oracle.hint(Hint::Order { from: 1, positions: order.clone() });
     assert_within(owner.until(&in_turns(1, &from_shards(&order, 4, 64)), "hint"), "order");
+    // Each of four ranks gives its own part.
+    let mut owner = Owner::new(20_000);
+    let parts = ranks(order, 4, false);
+    for (from, part) in (70..).zip(&parts) {
+        owner.oracle.hint(Hint::Order { from, positions: part.clone() });
+    }
+    assert_within(owner.until(&in_turns(1, &parts), "hint"), "the orders of four ranks");
+    owner.open_all(&in_turns(1, &parts)[1..40]);
+    assert_eq!(owner.oracle.verdict().locked, 4);
     let mut owner = Owner::new(20_000);
     owner.oracle.hint(Hint::TorchSeeds(vec![0xdead_beef_1234, 99_999]));
     let opens = in_turns(1, &distributed(20_000, 99_999, 2, false));

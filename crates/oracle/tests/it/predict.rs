@@ -276,3 +276,20 @@ fn a_hinted_order_is_foretold_before_its_streams_have_shown_much() {
     let share = owner.foretold(&in_turns(1, &joined(&epochs)), 16);
     assert!(0.995 < share, "{share}");
 }
+
+#[test]
+fn an_order_given_anew_in_every_epoch_is_foretold() {
+    let mut owner = Owner::new(4_000);
+    let mut shares = Vec::new();
+    for epoch in 0..3 {
+        let parts = ranks(shuffled(4_000, epoch), 2, false);
+        for (from, part) in (0..).zip(&parts) {
+            owner.oracle.hint(Hint::Order { from, positions: part.clone() });
+        }
+        owner.work();
+        let streams: Streams = parts.iter().flat_map(|part| workers(part, 2, 16)).collect();
+        let first = 10 * u32::try_from(epoch).expect("small");
+        shares.push(owner.foretold(&in_turns(first, &streams), 32));
+    }
+    assert!(shares.iter().all(|&share| 0.98 < share), "{shares:?}");
+}
