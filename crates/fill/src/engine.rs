@@ -284,7 +284,7 @@ impl Engine {
             }
             let (root, flat) = (Arc::clone(&scan.set.root), scan.flat);
             state.scans.remove(at);
-            self.begin(state, &root, flat, seen, now);
+            self.begin(state, &root, flat, std::slice::from_ref(seen), now);
             return;
         }
         let scans = &state.scans;
@@ -297,14 +297,13 @@ impl Engine {
             });
             beside.collect()
         };
-        let file = seen.object.id().hash64();
-        if let Some(wanted) = state.groups.accessed(&seen.parent, file, sets_in) {
-            self.begin(state, &wanted.root, wanted.flat, seen, now);
+        if let Some(wanted) = state.groups.accessed(seen, sets_in) {
+            self.begin(state, &wanted.root, wanted.flat, &wanted.seen, now);
         }
     }
 
-    /// Makes a set, which replaces those that lie in it.
-    fn begin(&self, state: &mut State, root: &str, flat: bool, seen: &Seen, now: Duration) {
+    /// Makes a set, which replaces those that lie in it, and tells it the accesses that led to it.
+    fn begin(&self, state: &mut State, root: &str, flat: bool, seen: &[Seen], now: Duration) {
         state.rebuilt = now;
         let Some(set) = DataSet::build(&*self.shared.parts.tree, root, flat) else { return };
         let inside = |path: &str| {
@@ -324,11 +323,11 @@ impl Engine {
         if !self.shared.config.enabled {
             scan.rest = Rest::Off;
         }
-        if let Some(position) = scan.set.position(&seen.parent, &seen.object) {
-            scan.accessed(seen, position, now);
+        for seen in seen {
+            if let Some(position) = scan.set.position(&seen.parent, &seen.object) {
+                scan.accessed(seen, position, now);
+            }
         }
-        // The reads that led here were not kept one by one.
-        scan.credit(crate::groups::READS_MIN as u64);
         state.insert(scan);
     }
 

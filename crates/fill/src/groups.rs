@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 
+use crate::watch::Seen;
+
 /// Different files of a folder, or of folders beside each other, that must have been read before
 /// anything is done: what `ls`, `file` or a look into a folder reads is less.
 pub(crate) const READS_MIN: usize = 8;
@@ -28,13 +30,18 @@ pub(crate) fn parent_of(path: &str) -> Option<&str> {
     }
 }
 
+/// Accesses kept of one parent, to be told to the set once there is one.
+const SEEN_MAX: usize = 64;
+
 /// A data set that should exist.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Wanted {
     /// Its folder.
     pub(crate) root: String,
     /// Only the files of this folder itself.
     pub(crate) flat: bool,
+    /// The accesses that led here, in order.
+    pub(crate) seen: Vec<Seen>,
 }
 
 /// A set there is, as seen from one beside it.
@@ -53,6 +60,17 @@ pub(crate) struct Beside {
 struct Pending {
     folders: HashSet<Arc<str>>,
     files: HashSet<u64>,
+    seen: Vec<Seen>,
+}
+
+impl Pending {
+    fn note(&mut self, seen: &Seen) {
+        self.folders.insert(Arc::clone(&seen.parent));
+        self.files.insert(seen.object.id().hash64());
+        if self.seen.len() < SEEN_MAX {
+            self.seen.push(seen.clone());
+        }
+    }
 }
 
 /// Accesses of folders that belong to no set, by parent.
@@ -62,28 +80,26 @@ pub(crate) struct Groups {
 }
 
 impl Groups {
-    /// An access of a folder that belongs to no set; `file` is a hash of the object's id. Returns the
-    /// set to make of what was seen so far, if it suffices. `sets_in` gives the sets whose folder
-    /// lies directly in a folder.
+    /// An access of a folder that belongs to no set. Returns the set to make of what was seen so
+    /// far, if it suffices. `sets_in` gives the sets whose folder lies directly in a folder.
     pub(crate) fn accessed(
         &mut self,
-        folder: &Arc<str>,
-        file: u64,
+        seen: &Seen,
         sets_in: impl Fn(&str) -> Vec<Beside>,
     ) -> Option<Wanted> {
-        let Some(parent) = parent_of(folder) else { return self.in_root(folder, file) };
+        let folder = &seen.parent;
+        let Some(parent) = parent_of(folder) else { return self.in_root(seen) };
         let pending = self.pending(parent);
-        pending.folders.insert(Arc::clone(folder));
-        pending.files.insert(file);
+        pending.note(seen);
         // A flat set beside this folder was a folder of the same set all along.
         let flat_beside = sets_in(parent).iter().any(|set| set.flat);
         if pending.files.len() < READS_MIN && !flat_beside {
             return None;
         }
         let several = pending.folders.len() > 1 || flat_beside;
-        self.pending.remove(parent);
+        let seen = self.pending.remove(parent).unwrap_or_default().seen;
         if !several {
-            return Some(Wanted { root: folder.to_string(), flat: true });
+            return Some(Wanted { root: folder.to_string(), flat: true, seen });
         }
         let mut root = parent;
         if let Some(above) = parent_of(parent) {
@@ -92,19 +108,19 @@ impl Groups {
                 root = above;
             }
         }
-        Some(Wanted { root: root.to_owned(), flat: false })
+        Some(Wanted { root: root.to_owned(), flat: false, seen })
     }
 
     /// Files in the root of the tree: nothing is above or beside it.
-    fn in_root(&mut self, folder: &Arc<str>, file: u64) -> Option<Wanted> {
+    fn in_root(&mut self, seen: &Seen) -> Option<Wanted> {
         // No parent has this name: a path part is never empty.
         let pending = self.pending("/");
-        pending.files.insert(file);
+        pending.note(seen);
         if pending.files.len() < READS_MIN {
             return None;
         }
-        self.pending.remove("/");
-        Some(Wanted { root: folder.to_string(), flat: true })
+        let pending = self.pending.remove("/").unwrap_or_default();
+        Some(Wanted { root: seen.parent.to_string(), flat: true, seen: pending.seen })
     }
 
     fn pending(&mut self, parent: &str) -> &mut Pending {
@@ -117,21 +133,30 @@ impl Groups {
 
 #[cfg(test)]
 mod tests {
+    use feedline_model::{ETag, Object, SourceId, Version};
+
     use super::*;
 
     fn beside(root: &str, flat: bool, same_reader: bool) -> Beside {
         Beside { root: root.into(), flat, same_reader }
     }
 
-    /// Reads `files` files, one after another in these folders, and says what came of it when.
-    fn read(folders: &[&str], files: u64, sets: &[Beside]) -> Option<(u64, Wanted)> {
+    /// Reads `files` files, one after another in these folders, and says after how many there was a
+    /// set: its folder, and whether it is flat.
+    fn read(folders: &[&str], files: u64, sets: &[Beside]) -> Option<(u64, String, bool)> {
         let mut groups = Groups::default();
         (0..files).find_map(|file| {
-            let folder = folders[file as usize % folders.len()].into();
+            let folder = folders[file as usize % folders.len()];
+            let version = Version { size: 1, modified_ms: 1, etag: ETag::Absent };
+            let key = format!("{folder}/{file}").into();
+            let object = Object { source: SourceId(1), key, version };
+            let seen = Seen { process: 1, parent: folder.into(), object, is_hit: false };
             let sets_in = |parent: &str| {
                 sets.iter().filter(|set| parent_of(&set.root) == Some(parent)).cloned().collect()
             };
-            groups.accessed(&folder, file, sets_in).map(|wanted| (file + 1, wanted))
+            let wanted = groups.accessed(&seen, sets_in)?;
+            assert_eq!(wanted.seen.len() as u64, file + 1);
+            Some((file + 1, wanted.root, wanted.flat))
         })
     }
 
@@ -142,31 +167,24 @@ mod tests {
 
     #[test]
     fn one_folder_is_a_flat_set_and_several_are_their_parents() {
-        let flat = Wanted { root: "train/a".into(), flat: true };
-        assert_eq!(read(&["train/a"], 100, &[]), Some((8, flat)));
-        let classes = Wanted { root: "train".into(), flat: false };
-        assert_eq!(read(&["train/a", "train/b"], 100, &[]), Some((8, classes)));
-        let root = Wanted { root: String::new(), flat: true };
-        assert_eq!(read(&[""], 100, &[]), Some((8, root)));
-        let top = Wanted { root: String::new(), flat: false };
-        assert_eq!(read(&["a", "b"], 100, &[]), Some((8, top)));
+        assert_eq!(read(&["train/a"], 100, &[]), Some((8, "train/a".into(), true)));
+        assert_eq!(read(&["train/a", "train/b"], 100, &[]), Some((8, "train".into(), false)));
+        assert_eq!(read(&[""], 100, &[]), Some((8, String::new(), true)));
+        assert_eq!(read(&["a", "b"], 100, &[]), Some((8, String::new(), false)));
     }
 
     #[test]
     fn a_second_folder_beside_a_flat_set_makes_both_one_set_at_once() {
-        let classes = Wanted { root: "train".into(), flat: false };
         let sets = [beside("train/a", true, false)];
-        assert_eq!(read(&["train/b"], 100, &sets), Some((1, classes)));
+        assert_eq!(read(&["train/b"], 100, &sets), Some((1, "train".into(), false)));
     }
 
     #[test]
     fn a_reader_of_three_sets_beside_each_other_reads_their_parent() {
         let folders = ["years/2024/a", "years/2024/b"];
         let two = [beside("years/2022", false, true), beside("years/2023", false, true)];
-        let parent = Wanted { root: "years".into(), flat: false };
-        assert_eq!(read(&folders, 100, &two), Some((8, parent)));
+        assert_eq!(read(&folders, 100, &two), Some((8, "years".into(), false)));
         let others = [beside("years/2022", false, true), beside("years/2023", false, false)];
-        let own = Wanted { root: "years/2024".into(), flat: false };
-        assert_eq!(read(&folders, 100, &others), Some((8, own)));
+        assert_eq!(read(&folders, 100, &others), Some((8, "years/2024".into(), false)));
     }
 }

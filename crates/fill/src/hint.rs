@@ -44,14 +44,15 @@ pub enum HintError {
 }
 
 impl Fill {
-    /// Takes a hint about the data set in the folder `root`, whose listings must be known.
+    /// Takes a hint about the data set in the folder `root`, whose listings must be known. `from` is who
+    /// gives it, such as a rank's process: its next order replaces this one.
     ///
     /// Cost: a binary search for each file named.
     ///
     /// # Errors
     ///
     /// See [`HintError`].
-    pub fn hint(&self, root: &str, hint: &OrderHint) -> Result<HintOutcome, HintError> {
+    pub fn hint(&self, root: &str, from: u32, hint: &OrderHint) -> Result<HintOutcome, HintError> {
         let shared = self.shared();
         if !shared.config.oracle {
             return Err(HintError::Off);
@@ -75,7 +76,7 @@ impl Fill {
         };
         let scan = &mut state.scans[at];
         let files = u64::from(scan.set.len());
-        let (hint, matched) = resolve(&scan.set, hint)?;
+        let (hint, matched) = resolve(&scan.set, from, hint)?;
         scan.hint(hint, now);
         drop(state);
         shared.watch.nudge();
@@ -84,7 +85,7 @@ impl Fill {
 }
 
 /// The hint in positions, and how many of its entries there are.
-fn resolve(set: &DataSet, hint: &OrderHint) -> Result<(Hint, u64), HintError> {
+fn resolve(set: &DataSet, from: u32, hint: &OrderHint) -> Result<(Hint, u64), HintError> {
     let no_match = |given: usize, example: Option<String>| HintError::NoMatch {
         root: set.root.to_string(),
         given,
@@ -98,7 +99,7 @@ fn resolve(set: &DataSet, hint: &OrderHint) -> Result<(Hint, u64), HintError> {
                 return Err(no_match(given.len(), given.first().map(u32::to_string)));
             }
             let matched = valid.len() as u64;
-            Ok((Hint::Order(valid), matched))
+            Ok((Hint::Order { from, positions: valid }, matched))
         }
         OrderHint::Files(paths) => {
             let positions: Vec<u32> =
@@ -107,7 +108,7 @@ fn resolve(set: &DataSet, hint: &OrderHint) -> Result<(Hint, u64), HintError> {
                 return Err(no_match(paths.len(), paths.first().cloned()));
             }
             let matched = positions.len() as u64;
-            Ok((Hint::Order(positions), matched))
+            Ok((Hint::Order { from, positions }, matched))
         }
     }
 }

@@ -231,18 +231,13 @@ impl Scan {
         }
     }
 
-    /// Files that were read before the set was known.
-    pub(crate) fn credit(&mut self, files: u64) {
-        self.reads += files;
-    }
-
     /// Somebody knows the order: the oracle will see whether it holds, and what comes first in it is
     /// fetched first.
     pub(crate) fn hint(&mut self, hint: Hint, now: Duration) {
         self.last_access = now;
         self.reads = self.reads.max(READS_MIN as u64);
-        if let Hint::Order(order) = &hint {
-            self.predicted = order.iter().copied().take(HINTED).collect();
+        if let Hint::Order { positions, .. } = &hint {
+            self.predicted = positions.iter().copied().take(HINTED).collect();
         }
         if let Some(oracle) = &mut self.oracle {
             oracle.hint(hint);

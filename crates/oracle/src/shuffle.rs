@@ -248,10 +248,8 @@ pub fn torch_randperm(n: u32, seed: u64) -> Vec<u32> {
 /// With 2^32 files or more.
 #[must_use]
 pub fn distributed_order(count: usize, epoch: u32, rank: usize, ranks: usize) -> Vec<u32> {
-    let order = torch_randperm(
-        u32::try_from(count).expect("fewer than 2^32 files"),
-        u64::from(epoch),
-    );
+    let order =
+        torch_randperm(u32::try_from(count).expect("fewer than 2^32 files"), u64::from(epoch));
     let whole = count.div_ceil(ranks) * ranks;
     order.iter().cycle().take(whole).skip(rank).step_by(ranks).copied().collect()
 }
