@@ -36,7 +36,7 @@ use tokio::sync::{mpsc, watch};
 use crate::ahead::{Ahead, Made};
 use crate::attr::{Attr, Owner, time_of};
 use crate::errno::Errno;
-use crate::inode::{Identity, Inode, InodeTable, Kind, ROOT};
+use crate::inode::{Identity, Inode, InodeTable, Kind, ROOT, SHARDS};
 use crate::notice::Notice;
 use crate::opening::IdleRing;
 use crate::reading::DiskTurns;
@@ -69,6 +69,7 @@ pub(crate) struct Parts {
     pub(crate) notices: mpsc::Sender<Notice>,
     pub(crate) owner: Owner,
     pub(crate) idle_backing_max: usize,
+    pub(crate) inodes_max: usize,
     /// Request threads.
     pub(crate) threads: usize,
 }
@@ -97,6 +98,8 @@ pub(crate) struct Handler<B> {
     pub(crate) backing_trouble: AtomicBool,
     /// True when the connection has ended: nobody waits for an answer any more.
     pub(crate) ended: watch::Sender<bool>,
+    /// The kernel is being asked to forget.
+    shrinking: AtomicBool,
     logged: Mutex<HashSet<(Box<str>, i32)>>,
 }
 
@@ -115,6 +118,7 @@ impl<B: Send + Sync + 'static> Handler<B> {
             passthrough: OnceLock::new(),
             backing_trouble: AtomicBool::new(false),
             ended: watch::Sender::new(false),
+            shrinking: AtomicBool::new(false),
             logged: Mutex::default(),
         })
     }
@@ -188,7 +192,36 @@ impl<B: Send + Sync + 'static> Handler<B> {
         let id = object.id();
         let identity = Identity::File { object, id: &id, parent: &listing.path };
         let inode = self.inodes.look_up(&identity);
+        if self.parts.inodes_max < self.inodes.len() {
+            self.shrink();
+        }
         Some(self.parts.owner.file(inode.number, object.version))
+    }
+
+    /// Has the kernel asked to forget, unless that is under way.
+    fn shrink(&self) {
+        if !self.shrinking.swap(true, Ordering::Relaxed)
+            && self.parts.notices.try_send(Notice::Shrink).is_err()
+        {
+            self.shrinking.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Part `part` of the names that the kernel is to drop so that it remembers an eighth less than it
+    /// may: not every new inode then asks again. `None`: there are no more.
+    pub(crate) fn surplus(&self, part: usize) -> Option<Vec<(u64, Box<str>)>> {
+        if SHARDS <= part {
+            self.shrinking.store(false, Ordering::Relaxed);
+            return None;
+        }
+        let surplus = self.inodes.surplus(part, self.parts.inodes_max / 8 * 7);
+        let name = |inode: Arc<Inode<B>>| {
+            let Kind::File { object, parent, .. } = &inode.kind else { return None };
+            let directory = self.inodes.find(&Identity::Directory(parent))?;
+            let name = object.key.rsplit('/').next().unwrap_or(&object.key);
+            Some((directory.number, name.into()))
+        };
+        Some(surplus.into_iter().filter_map(name).collect())
     }
 
     /// The time of modification of the directory `path`, an entry of `parent`, and for how long

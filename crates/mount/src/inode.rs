@@ -11,12 +11,16 @@
 //! - Two live identities never share a number: on a collision of the 64-bit hashes the next free
 //!   number is taken.
 //!
-//! # Deliberately absent
+//! # Bound
 //!
-//! - No bound of its own: the kernel decides what it remembers, and forgets under memory pressure.
+//! The kernel decides what it remembers, and forgets under memory pressure. When it remembers more than
+//! `inodes_max`, it is asked to drop the names of the files that were not heard of for longest (see
+//! [`InodeTable::surplus`]), and answers with FORGETs. A request thread cannot wait for that, so while
+//! files are walked faster than names are dropped there are more for a while. Directories are not
+//! dropped: a process may stand in one, and would no longer find out where it is.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use feedline_model::{Directory, Object, ObjectId, ObjectRef};
 use hashbrown::HashMap;
@@ -28,7 +32,7 @@ use crate::mode::OpenState;
 pub(crate) const ROOT: u64 = 1;
 
 /// Shards of the table: a few times the request threads, so that they seldom meet.
-const SHARDS: usize = 64;
+pub(crate) const SHARDS: usize = 64;
 
 /// What an inode stands for.
 #[derive(Debug)]
@@ -129,7 +133,12 @@ fn hash_path(path: &str) -> u64 {
 struct Entry<B> {
     inode: Arc<Inode<B>>,
     lookups: u64,
+    /// When it was last heard of, in [`TICK`]s of inodes made.
+    heard: u32,
 }
+
+/// Inodes made between two ticks of the table's clock.
+const TICK: u64 = 64;
 
 type Shard<B> = Mutex<HashMap<u64, Entry<B>>>;
 
@@ -137,7 +146,8 @@ type Shard<B> = Mutex<HashMap<u64, Entry<B>>>;
 #[derive(Debug)]
 pub(crate) struct InodeTable<B> {
     shards: Box<[Shard<B>]>,
-    len: AtomicUsize,
+    made: AtomicU64,
+    gone: AtomicU64,
 }
 
 impl<B> InodeTable<B> {
@@ -145,7 +155,8 @@ impl<B> InodeTable<B> {
     pub(crate) fn new() -> Self {
         let table = Self {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            len: AtomicUsize::new(0),
+            made: AtomicU64::new(0),
+            gone: AtomicU64::new(0),
         };
         let _ = table.look_up(&Identity::Directory(&Arc::from("")));
         table
@@ -158,7 +169,15 @@ impl<B> InodeTable<B> {
 
     /// The inode with this number.
     pub(crate) fn get(&self, number: u64) -> Option<Arc<Inode<B>>> {
-        self.shard(number).lock().get(&number).map(|entry| Arc::clone(&entry.inode))
+        let mut shard = self.shard(number).lock();
+        let entry = shard.get_mut(&number)?;
+        entry.heard = self.now();
+        Some(Arc::clone(&entry.inode))
+    }
+
+    /// Wraps around after 2^38 inodes, which makes a few live longer.
+    fn now(&self) -> u32 {
+        (self.made.load(Ordering::Relaxed) / TICK) as u32
     }
 
     /// The inode of `identity`, made if needed, and counts one lookup by the kernel.
@@ -173,6 +192,7 @@ impl<B> InodeTable<B> {
             match shard.get_mut(&number) {
                 Some(entry) if entry.inode.is(identity) => {
                     entry.lookups += 1;
+                    entry.heard = self.now();
                     return Arc::clone(&entry.inode);
                 }
                 Some(_) => number = usable(number.wrapping_add(1)),
@@ -183,8 +203,8 @@ impl<B> InodeTable<B> {
                         open: Mutex::default(),
                         has_pages: AtomicBool::new(false),
                     });
-                    shard.insert(number, Entry { inode: Arc::clone(&inode), lookups: 1 });
-                    self.len.fetch_add(1, Ordering::Relaxed);
+                    let heard = (self.made.fetch_add(1, Ordering::Relaxed) / TICK) as u32;
+                    shard.insert(number, Entry { inode: Arc::clone(&inode), lookups: 1, heard });
                     return inode;
                 }
             }
@@ -228,13 +248,45 @@ impl<B> InodeTable<B> {
             return None;
         }
         let entry = shard.remove(&number)?;
-        self.len.fetch_sub(1, Ordering::Relaxed);
+        self.gone.fetch_add(1, Ordering::Relaxed);
         Some(entry.inode)
     }
 
     /// How many inodes the kernel knows, the root included.
     pub(crate) fn len(&self) -> usize {
-        self.len.load(Ordering::Relaxed)
+        // What is gone was made before, so in this order the difference is never negative.
+        let gone = self.gone.load(Ordering::Relaxed);
+        self.made.load(Ordering::Relaxed).saturating_sub(gone) as usize
+    }
+
+    /// Files that the kernel should forget so that `keep` inodes remain: of one shard, those not
+    /// heard of for longest. None that is open. They count as heard of now: who stays, because it is in
+    /// use in the kernel, is not named again at once. Cost: a look at each inode of the shard.
+    pub(crate) fn surplus(&self, shard: usize, keep: usize) -> Vec<Arc<Inode<B>>> {
+        let now = self.now();
+        let mut shard = self.shards[shard].lock();
+        let count = shard.len().saturating_sub(keep / SHARDS);
+        if count == 0 {
+            return Vec::new();
+        }
+        let is_idle = |inode: &Inode<B>| {
+            matches!(inode.kind, Kind::File { .. }) && !inode.open.lock().in_use()
+        };
+        let mut idle: Vec<(u32, u64)> = shard
+            .iter()
+            .filter(|(_, entry)| is_idle(&entry.inode))
+            .map(|(number, entry)| (now.wrapping_sub(entry.heard), *number))
+            .collect();
+        if count < idle.len() {
+            idle.select_nth_unstable_by(count, |a, b| b.cmp(a));
+            idle.truncate(count);
+        }
+        let name = |(_, number)| {
+            let entry = shard.get_mut(&number)?;
+            entry.heard = now;
+            Some(Arc::clone(&entry.inode))
+        };
+        idle.into_iter().filter_map(name).collect()
     }
 }
 
@@ -278,6 +330,33 @@ mod tests {
         assert_eq!(inode.number, first + 1);
         assert_eq!(table.look_up(&of_b).number, first + 1);
         assert_eq!(table.find_object(&id_b).expect("live").number, first + 1);
+    }
+
+    #[test]
+    fn the_files_not_heard_of_for_longest_are_surplus_and_directories_and_open_files_are_not() {
+        let table = InodeTable::<u32>::new();
+        let parent: Arc<str> = "".into();
+        let look_up = |name: &str| {
+            let object = object(name);
+            let id = object.id();
+            table.look_up(&Identity::File { object, id: &id, parent: &parent })
+        };
+        let inodes: Vec<_> = (0..10_000).map(|index| look_up(&format!("f{index}"))).collect();
+        for index in 0..1_000 {
+            table.look_up(&Identity::Directory(&format!("d{index}").into()));
+        }
+        let heard: Vec<_> = (0..100).map(|index| look_up(&format!("f{index}")).number).collect();
+        let open: Vec<_> = inodes[100..200].iter().map(|inode| inode.number).collect();
+        inodes[100..200].iter().for_each(|inode| drop(inode.open.lock().begin(true)));
+        let mut surplus: Vec<_> =
+            (0..SHARDS).flat_map(|shard| table.surplus(shard, 5_000)).collect();
+        // 11,001 inodes are known; shards are not all of one size.
+        assert!((5_800..6_200).contains(&surplus.len()), "{}", surplus.len());
+        assert!(surplus.iter().all(|inode| matches!(inode.kind, Kind::File { .. })));
+        assert!(surplus.iter().all(|inode| !open.contains(&inode.number)));
+        assert!(surplus.iter().all(|inode| !heard.contains(&inode.number)));
+        surplus.drain(..).for_each(|inode| drop(table.forget(inode.number, 1)));
+        assert!((0..SHARDS).all(|shard| table.surplus(shard, 5_000).is_empty()));
     }
 
     #[test]

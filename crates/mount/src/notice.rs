@@ -40,6 +40,8 @@ pub(crate) enum Notice {
         /// The entry.
         name: Box<str>,
     },
+    /// The kernel remembers more inodes than it should.
+    Shrink,
 }
 
 /// What to do with a [`Notice::DropPages`] now.
@@ -61,6 +63,9 @@ pub(crate) trait Recipient {
     fn drop_pages(&self, inode: u64);
     /// Tells the kernel to drop a name.
     fn drop_name(&self, directory: u64, name: &str);
+    /// Part `part` of the names that the kernel is to drop because it remembers too much. `None`: that
+    /// was the last part.
+    fn surplus(&self, part: usize) -> Option<Vec<(u64, Box<str>)>>;
 }
 
 /// Works through the queue until every sender is gone.
@@ -70,8 +75,18 @@ pub(crate) async fn run(
     clock: Arc<dyn Clock>,
 ) {
     let mut waiting: VecDeque<(u64, u32)> = VecDeque::new();
+    // The next part of the surplus, while the kernel is made to shrink.
+    let mut shrinking: Option<usize> = None;
     loop {
-        let next = if waiting.is_empty() {
+        let next = if let Some(part) = shrinking {
+            // Turn about with other notices, some of which a reader's memory waits for.
+            shrinking = shrink(&recipient, part);
+            match queue.try_recv() {
+                Ok(notice) => Some(notice),
+                Err(mpsc::error::TryRecvError::Empty) => continue,
+                Err(mpsc::error::TryRecvError::Disconnected) => None,
+            }
+        } else if waiting.is_empty() {
             queue.recv().await
         } else {
             tokio::select! {
@@ -84,6 +99,7 @@ pub(crate) async fn run(
         };
         match next {
             None => return,
+            Some(Notice::Shrink) => shrinking = shrinking.or(Some(0)),
             Some(Notice::DropName { directory, name }) => recipient.drop_name(directory, &name),
             Some(Notice::DropPages(inode)) => match recipient.pages_of(inode) {
                 Pages::Drop => recipient.drop_pages(inode),
@@ -92,6 +108,14 @@ pub(crate) async fn run(
             },
         }
     }
+}
+
+/// Has the names of one part dropped. Gives the next part.
+fn shrink(recipient: &impl Recipient, part: usize) -> Option<usize> {
+    for (directory, name) in recipient.surplus(part)? {
+        recipient.drop_name(directory, &name);
+    }
+    Some(part + 1)
 }
 
 fn retry(waiting: &mut VecDeque<(u64, u32)>, recipient: &impl Recipient) {

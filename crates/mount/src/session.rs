@@ -90,6 +90,7 @@ impl Mount {
             notices: sender,
             owner: Owner { uid: config.uid, gid: config.gid, umask: config.umask },
             idle_backing_max: config.idle_backing_max,
+            inodes_max: config.inodes_max,
             threads: threads(config),
         });
         let able = Arc::new(OnceLock::new());
@@ -244,6 +245,10 @@ impl Recipient for KernelNotices {
 
     fn drop_name(&self, directory: u64, name: &str) {
         self.sent(self.notifier.inval_entry(INodeNo(directory), name.as_ref()));
+    }
+
+    fn surplus(&self, part: usize) -> Option<Vec<(u64, Box<str>)>> {
+        self.handler.upgrade().and_then(|handler| handler.surplus(part))
     }
 }
 

@@ -246,3 +246,30 @@ fn a_listing_read_to_its_end_before_the_first_stat_costs_no_lookup_per_name() {
     let requests = bed.stats().requests;
     assert_eq!(requests["lookup"], 1, "the directory: {requests:?}");
 }
+
+#[test]
+fn the_kernel_is_made_to_forget_when_it_remembers_too_much_and_every_file_stays_readable() {
+    let bed = Bed::new(TTL, |config| config.inodes_max = 1_000);
+    for index in 0..10_000 {
+        bed.put(&format!("d{}/f{index:05}", index % 10), index, 100);
+    }
+    let held = File::open(bed.root.join("d3/f00003")).unwrap();
+    assert_eq!(walk(&bed.root), 10_010);
+    // Names are dropped one by one, and who looks at files meanwhile makes the kernel remember more.
+    let mut looks = (0..10_000).step_by(10).cycle();
+    let settled = (0..3_000).any(|_| {
+        pause(Duration::from_millis(10));
+        let index = looks.next().unwrap();
+        fs::metadata(bed.root.join(format!("d0/f{index:05}"))).unwrap();
+        bed.stats().inodes <= 1_000 + 11
+    });
+    assert!(settled, "{:?}", bed.stats());
+    let mut bytes = [0; 100];
+    held.read_exact_at(&mut bytes, 0).unwrap();
+    assert_eq!(bytes[..], object_bytes(3, 100)[..]);
+    for index in (0..10_000).step_by(97) {
+        let path = bed.root.join(format!("d{}/f{index:05}", index % 10));
+        assert_eq!(fs::read(&path).unwrap(), object_bytes(index, 100), "{}", path.display());
+    }
+    assert!(bed.stats().invalidations > 8_000, "{:?}", bed.stats());
+}
