@@ -1,9 +1,9 @@
 //! The first walk of a mount, with a stat of every entry, against the same tree on its file system.
 //!
-//! `walk DIR [FOLDERS] [FILES] [ROUNDS]`: makes FOLDERS of FILES empty files each in `DIR/files`, and in
+//! `walk DIR [FOLDERS] [FILES] [ROUNDS] [drop]`: makes FOLDERS of FILES empty files each in `DIR/files`, and in
 //! each round walks them twice (the second time counts), then a fresh mount of the same tree at
 //! `DIR/mount`, whose listing is known, twice. Prints entries/s (median), ratios, and what walker and
-//! daemon spent. Needs root.
+//! daemon spent. Needs root. With `drop` the kernel's caches are dropped before the first walk.
 
 #![expect(clippy::disallowed_methods, reason = "a program of its own that measures real time")]
 
@@ -153,6 +153,7 @@ fn main() -> Outcome<()> {
         |index: usize, or: usize| arguments.get(index).map_or(Ok(or), |text| text.parse::<usize>());
     let dir = PathBuf::from(arguments.first().ok_or("which directory?")?);
     let (folders, files, rounds) = (number(1, 100)?, number(2, 1_000)?, number(3, 5)?);
+    let drop_caches = arguments.get(4).is_some_and(|word| word == "drop");
     make_files(&dir.join("files"), folders, files)?;
     let clock = RealClock::shared();
     let known = Arc::new(known(folders, files, clock.unix_ms()));
@@ -173,6 +174,9 @@ fn main() -> Outcome<()> {
             capacity: CapacityProvider::new(Capacity::default),
         };
         let mount = Mount::start(&MountConfig::new(&at), parts)?;
+        if drop_caches {
+            fs::write("/proc/sys/vm/drop_caches", "3")?;
+        }
         first.push(walk(&at)?);
         again.push(walk(&at)?);
         if ext4[round].entries != first[round].entries {
