@@ -6,4 +6,5 @@ mod common;
 mod end_to_end;
 mod faults;
 mod fill;
+mod larger;
 mod metrics;
