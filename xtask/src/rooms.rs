@@ -22,7 +22,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("oracle", &["model"]),
     ("fill", &["model", "oracle"]),
     ("node", &["model", "store", "namespace", "cache", "mount", "gateway", "fill", "oracle"]),
-    ("bench", &["model", "node", "oracle"]),
+    ("bench", &["model", "cache", "node", "oracle"]),
     ("cli", &["model", "node", "bench", "s3sim"]),
 ];
 

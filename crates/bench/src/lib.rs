@@ -4,16 +4,18 @@
 //!
 //! [`dataset`] makes what is read, [`train`] is the loader (in DALI's order, which `oracle` knows),
 //! [`read`], [`http`] and [`meta`] are the plain measurements, [`targets`] composes them into the table
-//! that `make bench` prints, [`report`] draws results.
+//! that `make bench` prints, [`report`] draws results. [`evict`] stands apart: it simulates what a cache
+//! that is too small keeps.
 //!
 //! # Deliberately absent
 //!
 //! - No knowledge of how Feedline works inside: it measures mounted folders and runs the
-//!   `feedline` command as a user would.
+//!   `feedline` command as a user would. [`evict`] alone runs a part of it, the policy of the cache.
 
 pub mod bench;
 pub mod caches;
 pub mod dataset;
+pub mod evict;
 pub mod facts;
 pub mod files;
 pub mod http;
