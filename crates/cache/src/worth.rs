@@ -101,7 +101,16 @@ impl Claim {
         comes || self.chance || self.must
     }
 
-    /// Claims of one kind find the same victims, or none.
+    /// How far off the need is, where that is what claims of its kind are compared by: what is
+    /// found for one is found for all that are nearer, too.
+    pub(crate) fn distance(&self) -> u64 {
+        match self.next {
+            NextUse::After(uses) => uses,
+            _ => u64::MAX,
+        }
+    }
+
+    /// Claims of one kind and distance find the same victims, or none.
     pub(crate) fn kind(&self) -> usize {
         let known = self.next != NextUse::Unknown;
         match (self.must, self.compares()) {
