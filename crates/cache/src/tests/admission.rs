@@ -164,7 +164,7 @@ impl Foresight for Order {
         match self.uses.lock().get(id).map(|uses| uses.last().copied()) {
             None => NextUse::Unknown,
             Some(None) => NextUse::After(u64::MAX),
-            Some(Some(at)) => NextUse::After(at - self.now.load(Ordering::Relaxed)),
+            Some(Some(at)) => NextUse::After(at.saturating_sub(self.now.load(Ordering::Relaxed))),
         }
     }
 }
