@@ -149,7 +149,10 @@ impl Shared {
     fn evict_round(&self, dir: &Dir) {
         let claims = std::mem::take(&mut *dir.claims.lock());
         let wanted = dir.index_wanted.swap(0, Ordering::AcqRel);
-        let must = dir.object_limit().min(dir.quota_bytes.saturating_sub(wanted));
+        // A disk that was full keeps some space free, as the next write needs it.
+        let is_full = dir.is_full(self.now_ms());
+        let most = if is_full { dir.low_water() } else { dir.object_limit() };
+        let must = most.min(dir.quota_bytes.saturating_sub(wanted));
         let mut freed = self.make_room(dir, &Claim::must(), must);
         // Never more than a quarter beyond the mark at once: who waits comes back for more.
         let limit = dir.object_limit();
