@@ -26,6 +26,29 @@ impl fmt::Display for OpenMode {
     }
 }
 
+/// How requests come from the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Transport {
+    /// Classic: rings were measured to be no better in the rows that matter, and the kernel's side
+    /// of them is young (docs/decisions/008).
+    #[default]
+    Auto,
+    /// Read and write of `/dev/fuse`.
+    Classic,
+    /// A ring per CPU (FUSE over io_uring); classic where the kernel does not offer them.
+    Uring,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Classic => "classic",
+            Self::Uring => "uring",
+        })
+    }
+}
+
 /// Settings of a mount.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MountConfig {
@@ -33,6 +56,8 @@ pub struct MountConfig {
     pub mountpoint: PathBuf,
     /// The mode asked for; see [`crate::MountHandle::open_mode`] for the one in effect.
     pub open: OpenMode,
+    /// The transport asked for; see [`crate::MountHandle::transport`] for the one in effect.
+    pub transport: Transport,
     /// The owner of everything.
     pub uid: u32,
     /// The group of everything.
@@ -67,6 +92,7 @@ impl MountConfig {
         Self {
             mountpoint: mountpoint.into(),
             open: OpenMode::Passthrough,
+            transport: Transport::Auto,
             uid: rustix::process::getuid().as_raw(),
             gid: rustix::process::getgid().as_raw(),
             umask: 0o022,

@@ -1,24 +1,26 @@
 //! FUSE on the `fuser` crate: each request is translated, passed to the handler, and its answer
-//! translated back. No logic.
+//! translated back. No logic. With rings (`uring`), only INIT, FORGET and INTERRUPT come this way.
 
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BackingId, BsdFileFlags, FileAttr, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags,
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
-    ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request as FuseRequest,
-    TimeOrNow, WriteFlags,
+    AccessFlags, BsdFileFlags, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request as FuseRequest, TimeOrNow,
+    WriteFlags,
 };
 
 use crate::attr::{Attr, FileKind};
+use crate::backing::Backing;
 use crate::config::CapacityProvider;
 use crate::errno::Errno;
 use crate::handler::{Found, Handler};
@@ -28,13 +30,13 @@ use crate::readdir::Batch;
 use crate::stats::{Request, add};
 
 /// The largest READ: 256 pages, the kernel's usual ceiling.
-const READ_MAX_BYTES: u32 = 1 << 20;
+pub(crate) const READ_MAX_BYTES: u32 = 1 << 20;
 
 /// Inode numbers are not used again for another identity, so one generation is enough.
 const GENERATION: Generation = Generation(0);
 
 /// The unit of `statfs`.
-const STATFS_BLOCK: u64 = 4096;
+pub(crate) const STATFS_BLOCK: u64 = 4096;
 
 /// What the mount asks of the kernel at INIT, and what the kernel is able to do.
 #[derive(Clone, Copy, Debug)]
@@ -42,16 +44,27 @@ pub(crate) struct InitOptions {
     pub(crate) passthrough: bool,
     pub(crate) no_opendir: bool,
     pub(crate) max_background: u16,
+    pub(crate) ring: bool,
+}
+
+/// What the kernel can do.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Able {
+    pub(crate) passthrough: bool,
+    /// It now waits for rings.
+    pub(crate) ring: bool,
 }
 
 /// The adapter.
 #[derive(Debug)]
 pub(crate) struct Fuse {
-    pub(crate) handler: Arc<Handler<BackingId>>,
+    pub(crate) handler: Arc<Handler<Backing>>,
     pub(crate) options: InitOptions,
     pub(crate) capacity: CapacityProvider,
-    /// Set at INIT: whether the kernel can do passthrough.
-    pub(crate) kernel_passthrough: Arc<std::sync::OnceLock<bool>>,
+    /// For backing ids; nothing, if the mount was made without root.
+    pub(crate) device: Weak<OwnedFd>,
+    /// Set at INIT.
+    pub(crate) able: Arc<OnceLock<Able>>,
 }
 
 impl Fuse {
@@ -117,21 +130,34 @@ fn absent() -> FileAttr {
     fuse_attr(&attr)
 }
 
-impl OpenReply<BackingId> for ReplyOpen {
-    fn register(&self, file: &File) -> io::Result<BackingId> {
-        self.open_backing(file)
+/// An OPEN that is owed an answer.
+struct Open {
+    reply: ReplyOpen,
+    device: Weak<OwnedFd>,
+}
+
+impl OpenReply<Backing> for Open {
+    fn register(&self, file: &File) -> io::Result<Backing> {
+        Backing::new(&self.device, file)
     }
 
-    fn answer(self, result: Result<Grant<BackingId>, Errno>) {
+    fn answer(self, result: Result<Grant<Backing>, Errno>) {
+        let reply = self.reply;
         // NOFLUSH: no FLUSH request at close. KEEP_CACHE beside passthrough is EIO.
+        let flags = FopenFlags::FOPEN_NOFLUSH;
         match result {
             Ok(Grant::Cached) => {
-                self.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH)
+                reply.opened(FileHandle(0), flags | FopenFlags::FOPEN_KEEP_CACHE);
             }
             Ok(Grant::Passthrough(backing)) => {
-                self.opened_passthrough(FileHandle(0), FopenFlags::FOPEN_NOFLUSH, &backing);
+                #[expect(unsafe_code, reason = "the library knows only the ids it made")]
+                // SAFETY: the id is of this connection and open while `backing` lives; what wraps
+                // it is taken apart below, without closing it.
+                let wrapped = unsafe { reply.wrap_backing(backing.id()) };
+                reply.opened_passthrough(FileHandle(0), flags, &wrapped);
+                let _ = wrapped.into_raw();
             }
-            Err(errno) => self.error(fuse_errno(errno)),
+            Err(errno) => reply.error(fuse_errno(errno)),
         }
     }
 }
@@ -206,7 +232,11 @@ impl Filesystem for Fuse {
             wanted |= InitFlags::FUSE_NO_OPENDIR_SUPPORT;
         }
         let passthrough = able.contains(InitFlags::FUSE_PASSTHROUGH);
-        let _ = self.kernel_passthrough.set(passthrough);
+        let ring = self.options.ring && able.contains(InitFlags::FUSE_OVER_IO_URING);
+        if ring {
+            wanted |= InitFlags::FUSE_OVER_IO_URING;
+        }
+        let _ = self.able.set(Able { passthrough, ring });
         if self.options.passthrough && passthrough {
             wanted |= InitFlags::FUSE_PASSTHROUGH;
             let _ = config.set_max_stack_depth(1);
@@ -259,7 +289,8 @@ impl Filesystem for Fuse {
             // Once for the whole mount: the kernel then opens alone and keeps the pages.
             return reply.error(fuse_errno(Errno::NOSYS));
         }
-        self.shielded(|| self.handler.open(ino.0, req.pid(), reply));
+        let open = Open { reply, device: Weak::clone(&self.device) };
+        self.shielded(|| self.handler.open(ino.0, req.pid(), open));
     }
 
     fn read(

@@ -94,6 +94,8 @@ pub(crate) struct Handler<B> {
     pub(crate) counters: Counters,
     /// Decided once, before the first request: opens hand out cached files.
     pub(crate) passthrough: OnceLock<bool>,
+    /// Decided once, before the first request: requests come over rings.
+    pub(crate) over_ring: OnceLock<bool>,
     /// The first backing id that could not be made was logged.
     pub(crate) backing_trouble: AtomicBool,
     /// True when the connection has ended: nobody waits for an answer any more.
@@ -116,6 +118,7 @@ impl<B: Send + Sync + 'static> Handler<B> {
             disk_turns,
             counters: Counters::default(),
             passthrough: OnceLock::new(),
+            over_ring: OnceLock::new(),
             backing_trouble: AtomicBool::new(false),
             ended: watch::Sender::new(false),
             shrinking: AtomicBool::new(false),
@@ -366,6 +369,11 @@ impl<B: Send + Sync + 'static> Handler<B> {
     /// True if opens hand out cached files.
     pub(crate) fn is_passthrough(&self) -> bool {
         self.passthrough.get().copied().unwrap_or(false)
+    }
+
+    /// True if requests come over rings.
+    pub(crate) fn is_over_ring(&self) -> bool {
+        self.over_ring.get().copied().unwrap_or(false)
     }
 
     /// True the first time.

@@ -3,7 +3,8 @@
 //! An object that is complete here is read in the request thread, from memory or from disk: handing
 //! it to another thread costs a tenth of the CPU of the read. One request thread at least never
 //! waits for a disk, so that a slow or sick one holds up nothing else; what finds no turn is read in
-//! a blocking thread. Anything else is asked of the read chain, in a task: a request thread never
+//! a blocking thread. The thread of a ring hands every such READ on: it serves all requests of its CPU.
+//! Anything else is asked of the read chain, in a task: a request thread never
 //! waits for the store.
 
 use std::cell::RefCell;
@@ -85,23 +86,37 @@ impl<B: Send + Sync + 'static> Handler<B> {
         }
         add(&self.counters.read_bytes, range.end - range.start);
         inode.has_pages.store(true, Ordering::Relaxed);
-        let file = self.local_file(&inode);
+        let here = self.has_local_file(&inode);
         if offset == 0 && !self.is_passthrough() {
             // Opens do not reach us: the read from the start stands for one.
-            self.report(process, &inode.kind, file.is_some());
+            self.report(process, &inode.kind, here);
         }
-        match file {
+        if !here {
+            return self.read_chain(inode, range, reply);
+        }
+        if self.is_over_ring() {
+            let handler = Arc::clone(self);
+            self.parts.runtime.spawn_blocking(move || match handler.local_file(&inode) {
+                Some(file) => handler.read_waiting(inode, &file, range, reply),
+                None => handler.read_chain(inode, range, reply),
+            });
+            return;
+        }
+        match self.local_file(&inode) {
             Some(file) => self.read_local(inode, file, range, reply),
             None => self.read_chain(inode, range, reply),
         }
     }
 
-    /// The complete file of an object that is small enough to open in a request thread.
+    /// True if the object is complete here, and small enough to be opened for each READ.
+    fn has_local_file(&self, inode: &Inode<B>) -> bool {
+        let Kind::File { object, id, .. } = &inode.kind else { return false };
+        object.version.size <= PAGE_BYTES && self.parts.index.contains(id)
+    }
+
+    /// The complete file.
     fn local_file(&self, inode: &Inode<B>) -> Option<Arc<File>> {
-        let Kind::File { object, id, .. } = &inode.kind else { return None };
-        if object.version.size > PAGE_BYTES || !self.parts.index.contains(id) {
-            return None;
-        }
+        let Kind::File { object, .. } = &inode.kind else { return None };
         self.parts.index.open(object).map(|cached| cached.file)
     }
 
@@ -136,16 +151,27 @@ impl<B: Send + Sync + 'static> Handler<B> {
         let Some(reply) = reply else { return };
         let handler = Arc::clone(self);
         self.parts.runtime.spawn_blocking(move || {
-            let mut buffer = vec![0; (range.end - range.start) as usize];
-            match read_full(&file, &mut buffer, range.start) {
-                Ok(()) => {
-                    add(&handler.counters.read_bytes_local, buffer.len() as u64);
-                    reply(Ok(&buffer));
-                }
-                // A sick disk is a miss; the chain knows where else to look.
-                Err(_) => handler.read_chain(inode, range, reply),
-            }
+            handler.read_waiting(inode, &file, range, reply);
         });
+    }
+
+    /// Reads in this thread, which may wait for the disk.
+    fn read_waiting(
+        self: &Arc<Self>,
+        inode: Arc<Inode<B>>,
+        file: &File,
+        range: Range<u64>,
+        reply: impl FnOnce(Result<&[u8], Errno>) + Send + 'static,
+    ) {
+        let mut buffer = vec![0; (range.end - range.start) as usize];
+        match read_full(file, &mut buffer, range.start) {
+            Ok(()) => {
+                add(&self.counters.read_bytes_local, buffer.len() as u64);
+                reply(Ok(&buffer));
+            }
+            // A sick disk is a miss; the chain knows where else to look.
+            Err(_) => self.read_chain(inode, range, reply),
+        }
     }
 
     fn read_chain(

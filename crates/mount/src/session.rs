@@ -2,20 +2,21 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use fuser::{BackgroundSession, BackingId, INodeNo, Notifier, Session, SessionACL};
+use fuser::{BackgroundSession, INodeNo, Notifier, Session, SessionACL};
 use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
 use tokio::sync::{mpsc, watch};
 
 use crate::attr::Owner;
-use crate::config::{MountConfig, MountParts, OpenMode};
+use crate::backing::Backing;
+use crate::config::{MountConfig, MountParts, OpenMode, Transport};
 use crate::error::MountError;
 use crate::fuse::{Fuse, InitOptions};
 use crate::handler::{Handler, Parts};
@@ -23,9 +24,7 @@ use crate::mountpoint::{self, Unmount};
 use crate::notice::{self, Notice, Pages, Recipient};
 use crate::opening::Holder;
 use crate::stats::{MountStats, add};
-
-/// `_IOW(229, 2, u32)`: closes a backing id.
-const BACKING_CLOSE: libc::c_ulong = 0x4004_e502;
+use crate::uring::{self, Rings, Service};
 
 /// How long the end of a handle waits for the threads: they end within milliseconds of the unmount.
 const END_WITHIN: Duration = Duration::from_secs(5);
@@ -37,11 +36,12 @@ pub struct Mount;
 /// A running mount. Dropping it unmounts, by force if need be.
 #[derive(Debug)]
 pub struct MountHandle {
-    handler: Arc<Handler<BackingId>>,
+    handler: Arc<Handler<Backing>>,
     parts: MountParts,
     path: PathBuf,
     device: String,
     mode: (OpenMode, Option<String>),
+    transport: (Transport, Option<String>),
     ended: watch::Receiver<bool>,
     alive: Arc<AtomicBool>,
     /// Gets a word, or is cut off, when the threads have ended.
@@ -79,56 +79,153 @@ impl Mount {
             return Err(MountError::AllowOther);
         }
         let path = mountpoint::prepare(&config.mountpoint)?;
-        let (sender, queue) = mpsc::channel(notice::QUEUE_MAX);
-        let handler = Handler::new(Parts {
-            tree: Arc::clone(&parts.tree),
-            index: Arc::clone(&parts.index),
-            blocks: Arc::clone(&parts.blocks),
-            observer: parts.observer.clone(),
-            clock: Arc::clone(&parts.clock),
-            runtime: parts.runtime.clone(),
-            notices: sender,
-            owner: Owner { uid: config.uid, gid: config.gid, umask: config.umask },
-            idle_backing_max: config.idle_backing_max,
-            inodes_max: config.inodes_max,
-            threads: threads(config),
-        });
-        let able = Arc::new(OnceLock::new());
-        let fuse = Fuse {
-            handler: Arc::clone(&handler),
-            options: InitOptions {
-                passthrough: config.open == OpenMode::Passthrough,
-                no_opendir: !broken_directory_cache(),
-                max_background: config.max_background.max(1),
+        let why = match config.transport {
+            Transport::Classic | Transport::Auto => None,
+            Transport::Uring => match uring::unavailable() {
+                Some(why) => Some(why),
+                None => match start(config, &path, &parts, (Transport::Uring, None)) {
+                    Err(Failure::Ring(why)) => Some(why),
+                    Err(Failure::Mount(error)) => return Err(error),
+                    Ok(mount) => return Ok(mount),
+                },
             },
-            capacity: parts.capacity.clone(),
-            kernel_passthrough: Arc::clone(&able),
         };
-        let (session, device_fd) = connect(config, &path, fuse)?;
-        let device = mountpoint::mounts_at(&path)?
-            .last()
-            .map(|top| top.device.clone())
-            .ok_or_else(|| MountError::system("mount", io::Error::other("it is gone already")))?;
-        let mut undo = Undo { path: &path, device: &device, armed: true };
-        let kernel = able.get().copied().unwrap_or(false);
-        let mode = decide_mode(config, kernel, device_fd.as_ref());
-        drop(device_fd);
-        let _ = handler.passthrough.set(mode.0 == OpenMode::Passthrough);
-        parts.index.set_holder(Arc::new(Holder(Arc::downgrade(&handler))));
-        let background = session
-            .spawn()
-            .map_err(|error| MountError::system("starting the request threads", error))?;
-        mountpoint::set_read_ahead(&device, config.read_ahead_bytes);
-        if let Some(reason) = &mode.1 {
-            tracing::warn!(reason, "open mode is {}", mode.0);
+        if let Some(why) = &why {
+            tracing::warn!(why, "no FUSE over io_uring: the classic transport is used");
         }
-        let (ended, alive, finished) = watch_over(background, &handler, queue, &parts)?;
-        undo.armed = false;
-        drop(undo);
-        let finished = Mutex::new(finished);
-        let lazy = AtomicBool::new(false);
-        Ok(MountHandle { handler, parts, path, device, mode, ended, alive, finished, lazy })
+        match start(config, &path, &parts, (Transport::Classic, why)) {
+            Ok(mount) => Ok(mount),
+            Err(Failure::Mount(error)) => Err(error),
+            Err(Failure::Ring(why)) => {
+                Err(MountError::system("FUSE over io_uring", io::Error::other(why)))
+            }
+        }
     }
+}
+
+/// Why a mount was not made.
+enum Failure {
+    /// Rings will not do here: the classic transport may.
+    Ring(String),
+    /// Neither will do.
+    Mount(MountError),
+}
+
+impl From<MountError> for Failure {
+    fn from(error: MountError) -> Self {
+        Self::Mount(error)
+    }
+}
+
+fn new_handler(
+    config: &MountConfig,
+    parts: &MountParts,
+    notices: mpsc::Sender<Notice>,
+) -> Arc<Handler<Backing>> {
+    Handler::new(Parts {
+        tree: Arc::clone(&parts.tree),
+        index: Arc::clone(&parts.index),
+        blocks: Arc::clone(&parts.blocks),
+        observer: parts.observer.clone(),
+        clock: Arc::clone(&parts.clock),
+        runtime: parts.runtime.clone(),
+        notices,
+        owner: Owner { uid: config.uid, gid: config.gid, umask: config.umask },
+        idle_backing_max: config.idle_backing_max,
+        inodes_max: config.inodes_max,
+        threads: threads(config),
+    })
+}
+
+/// Mounts with one transport and serves. Leaves nothing if it fails.
+fn start(
+    config: &MountConfig,
+    path: &Path,
+    parts: &MountParts,
+    transport: (Transport, Option<String>),
+) -> Result<MountHandle, Failure> {
+    let (sender, queue) = mpsc::channel(notice::QUEUE_MAX);
+    let handler = new_handler(config, parts, sender);
+    let (able, options) = (Arc::new(OnceLock::new()), init_options(config, transport.0));
+    let fuse = Fuse {
+        handler: Arc::clone(&handler),
+        options,
+        capacity: parts.capacity.clone(),
+        device: Weak::new(),
+        able: Arc::clone(&able),
+    };
+    let (session, own) = connect(config, path, fuse)?;
+    let device = mountpoint::mounts_at(path)?
+        .last()
+        .map(|top| top.device.clone())
+        .ok_or_else(|| MountError::system("mount", io::Error::other("it is gone already")))?;
+    let mut undo = Undo { path, device: &device, armed: true };
+    let able = able.get().copied().unwrap_or_default();
+    let mode = decide_mode(config, able.passthrough, own.as_ref());
+    let _ = handler.passthrough.set(mode.0 == OpenMode::Passthrough);
+    let _ = handler.over_ring.set(able.ring);
+    parts.index.set_holder(Arc::new(Holder(Arc::downgrade(&handler))));
+    let rings = match transport.0 {
+        Transport::Auto | Transport::Classic => None,
+        Transport::Uring => {
+            if !able.ring {
+                return Err(Failure::Ring("the kernel did not agree to it".into()));
+            }
+            let backing_device = own.as_ref().map(Arc::downgrade).unwrap_or_default();
+            let service = Service {
+                handler: Arc::clone(&handler),
+                capacity: parts.capacity.clone(),
+                device: backing_device,
+                no_opendir: options.no_opendir,
+            };
+            Some(start_rings(service, &session, options.max_background, &undo)?)
+        }
+    };
+    let background = session
+        .spawn()
+        .map_err(|error| MountError::system("starting the request threads", error))?;
+    mountpoint::set_read_ahead(&device, config.read_ahead_bytes);
+    if let Some(reason) = &mode.1 {
+        tracing::warn!(reason, "open mode is {}", mode.0);
+    }
+    let served = Served { background, rings, device: own };
+    let (ended, alive, finished) = watch_over(served, &handler, queue, parts)?;
+    undo.armed = false;
+    drop(undo);
+    let (path, parts) = (path.to_owned(), parts.clone());
+    let (finished, lazy) = (Mutex::new(finished), AtomicBool::new(false));
+    Ok(MountHandle { handler, parts, path, device, mode, transport, ended, alive, finished, lazy })
+}
+
+fn init_options(config: &MountConfig, transport: Transport) -> InitOptions {
+    InitOptions {
+        passthrough: config.open == OpenMode::Passthrough,
+        no_opendir: !broken_directory_cache(),
+        max_background: config.max_background.max(1),
+        ring: transport == Transport::Uring,
+    }
+}
+
+/// Starts the queue threads of a connection for which the kernel waits for them.
+fn start_rings(
+    service: Service,
+    session: &Session<Fuse>,
+    max_background: u16,
+    undo: &Undo<'_>,
+) -> Result<Rings, Failure> {
+    let device = session.as_fd().try_clone_to_owned();
+    let device = device.map_err(|error| Failure::Ring(error.to_string()))?;
+    let (path, name) = (undo.path.to_owned(), undo.device.to_owned());
+    let trouble = move || {
+        let _ = mountpoint::unmount(&path, &name, Unmount::Abort);
+    };
+    let (rings, started) =
+        Rings::start(service, &Arc::new(device), max_background, trouble.clone());
+    started.map(|()| rings).map_err(|error| {
+        // Gives back what the kernel took, or there would be no end.
+        trouble();
+        Failure::Ring(error.to_string())
+    })
 }
 
 /// Request threads. Without open they also read the cache's disk (see `reading.rs`), so two more
@@ -141,8 +238,8 @@ fn threads(config: &MountConfig) -> usize {
 fn connect(
     config: &MountConfig,
     path: &Path,
-    fuse: Fuse,
-) -> Result<(Session<Fuse>, Option<OwnedFd>), MountError> {
+    mut fuse: Fuse,
+) -> Result<(Session<Fuse>, Option<Arc<OwnedFd>>), MountError> {
     let acl = if config.allow_other { SessionACL::All } else { SessionACL::Owner };
     let mut options = fuser::Config::default();
     options.acl = acl;
@@ -150,7 +247,8 @@ fn connect(
     options.clone_fd = true;
     let failed = |error| MountError::system("FUSE handshake", error);
     if let Some(device) = mountpoint::mount(config, path)? {
-        let copy = device.try_clone().map_err(failed)?;
+        let copy = Arc::new(device.try_clone().map_err(failed)?);
+        fuse.device = Arc::downgrade(&copy);
         let session = Session::from_fd(fuse, device, acl, options).map_err(|error| {
             let _ = rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH);
             failed(error)
@@ -189,7 +287,7 @@ fn broken_directory_cache() -> bool {
 fn decide_mode(
     config: &MountConfig,
     kernel: bool,
-    device: Option<&OwnedFd>,
+    device: Option<&Arc<OwnedFd>>,
 ) -> (OpenMode, Option<String>) {
     if config.open == OpenMode::None {
         return (OpenMode::None, None);
@@ -202,7 +300,7 @@ fn decide_mode(
         return none("passthrough needs CAP_SYS_ADMIN: run as root".into());
     };
     for dir in &config.cache_dirs {
-        if let Err(error) = probe_backing(device, dir) {
+        if let Err(error) = probe_backing(&Arc::downgrade(device), dir) {
             let dir = dir.display();
             return match error.raw_os_error() {
                 Some(libc::EPERM) => none("passthrough needs CAP_SYS_ADMIN: run as root".into()),
@@ -217,21 +315,17 @@ fn decide_mode(
 }
 
 /// Hands the kernel an unnamed file of `dir`, and takes it back.
-fn probe_backing(device: &OwnedFd, dir: &Path) -> io::Result<()> {
+fn probe_backing(device: &Weak<OwnedFd>, dir: &Path) -> io::Result<()> {
     let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
     let file = rustix::fs::open(dir, flags, Mode::RUSR | Mode::WUSR)
         .map(File::from)
         .map_err(|error| io::Error::other(format!("no unnamed file can be made: {error}")))?;
-    let id = BackingId::create_raw(device.as_fd(), file.as_fd())?;
-    #[expect(unsafe_code, reason = "the crate offers no call that closes a raw backing id")]
-    // SAFETY: the descriptor is an open /dev/fuse and the argument points to a live u32.
-    let closed = unsafe { libc::ioctl(device.as_raw_fd(), BACKING_CLOSE as _, &raw const id) };
-    if closed == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    Backing::new(device, &file).map(drop)
 }
 
 struct KernelNotices {
     notifier: Notifier,
-    handler: std::sync::Weak<Handler<BackingId>>,
+    handler: std::sync::Weak<Handler<Backing>>,
 }
 
 impl Recipient for KernelNotices {
@@ -265,10 +359,18 @@ impl KernelNotices {
 
 type Watched = (watch::Receiver<bool>, Arc<AtomicBool>, Receiver<()>);
 
+/// What ends together.
+struct Served {
+    background: BackgroundSession,
+    rings: Option<Rings>,
+    /// Backing ids can be made and closed while this is held.
+    device: Option<Arc<OwnedFd>>,
+}
+
 /// Starts the thread that sends notices and the one that waits for the end.
 fn watch_over(
-    background: BackgroundSession,
-    handler: &Arc<Handler<BackingId>>,
+    served: Served,
+    handler: &Arc<Handler<Backing>>,
     queue: mpsc::Receiver<Notice>,
     parts: &MountParts,
 ) -> Result<Watched, MountError> {
@@ -276,6 +378,7 @@ fn watch_over(
     let (end, ended) = watch::channel(false);
     let (stop, mut stopped) = watch::channel(false);
     let alive = Arc::new(AtomicBool::new(true));
+    let Served { background, rings, device } = served;
     let recipient =
         KernelNotices { notifier: background.notifier(), handler: Arc::downgrade(handler) };
     let (clock, runtime) = (Arc::clone(&parts.clock), parts.runtime.clone());
@@ -303,6 +406,10 @@ fn watch_over(
             // What waits for the bucket holds the device with its reply.
             served.ended.send_replace(true);
             drop(served);
+            if let Some(rings) = rings {
+                rings.end();
+            }
+            drop(device);
             // The notices hold the device too: the end is known when nothing does any more.
             stop.send_replace(true);
             let _ = notices.join();
@@ -324,6 +431,12 @@ impl MountHandle {
     #[must_use]
     pub fn open_mode(&self) -> (OpenMode, Option<&str>) {
         (self.mode.0, self.mode.1.as_deref())
+    }
+
+    /// The transport in effect, and why it is not the one asked for.
+    #[must_use]
+    pub fn transport(&self) -> (Transport, Option<&str>) {
+        (self.transport.0, self.transport.1.as_deref())
     }
 
     /// Counters now.

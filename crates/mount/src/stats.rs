@@ -56,6 +56,7 @@ const NAMES: [&str; 13] = [
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     requests: [AtomicU64; NAMES.len()],
+    pub(crate) ring_requests: AtomicU64,
     pub(crate) passthrough_opens: AtomicU64,
     pub(crate) reused_opens: AtomicU64,
     pub(crate) cached_opens: AtomicU64,
@@ -76,6 +77,7 @@ impl Counters {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         MountStats {
             requests: NAMES.into_iter().zip(self.requests.iter().map(get)).collect(),
+            ring_requests: get(&self.ring_requests),
             passthrough_opens: get(&self.passthrough_opens),
             reused_opens: get(&self.reused_opens),
             cached_opens: get(&self.cached_opens),
@@ -99,6 +101,8 @@ pub(crate) fn add(counter: &AtomicU64, amount: u64) {
 pub struct MountStats {
     /// FUSE requests by name.
     pub requests: BTreeMap<&'static str, u64>,
+    /// Those of them that came over a ring.
+    pub ring_requests: u64,
     /// Opens answered with a cached file that the kernel reads alone.
     pub passthrough_opens: u64,
     /// Those of them that took the backing id of an earlier open.

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::order::{dali_order, shard};
+use feedline_oracle::{dali_order, shard};
 
 /// An object of no data set: read once, or by somebody at random.
 pub const NO_SET: u16 = u16::MAX;

@@ -19,7 +19,8 @@ use feedline_model::{
     ObjectHolder, ObjectId, ObjectIndex, Priority, ReadError, SourceId, Tree,
 };
 use feedline_mount::{
-    Capacity, CapacityProvider, Mount, MountConfig, MountHandle, MountParts, MountStats, Unmount,
+    Capacity, CapacityProvider, Mount, MountConfig, MountHandle, MountParts, MountStats, Transport,
+    Unmount,
 };
 use feedline_testkit::{MemorySource, RealClock, object_bytes};
 use parking_lot::Mutex;
@@ -27,6 +28,16 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 pub(crate) const SOURCE: SourceId = SourceId(7);
+
+/// The transport that `FEEDLINE_TEST_TRANSPORT` names: `classic` (the default) or `uring`, for which
+/// the kernel must have it switched on. A test may ask for another.
+fn transport() -> Transport {
+    match std::env::var("FEEDLINE_TEST_TRANSPORT").as_deref() {
+        Ok("uring") => Transport::Uring,
+        Ok("classic") | Err(_) => Transport::Classic,
+        Ok(other) => panic!("FEEDLINE_TEST_TRANSPORT is neither classic nor uring: {other}"),
+    }
+}
 
 /// The tree of the objects given to it.
 #[derive(Debug)]
@@ -266,6 +277,7 @@ impl Bed {
         let mut config = MountConfig::new(mountpoint.path());
         config.cache_dirs = vec![cache.path().to_owned()];
         config.fs_name = "s3://bucket/prefix".into();
+        config.transport = transport();
         adjust(&mut config);
         let root = mountpoint.path().to_owned();
         let dirs = (mountpoint, cache);
@@ -283,6 +295,9 @@ impl Bed {
             _dirs: dirs,
         };
         bed.mount = Some(bed.start().unwrap());
+        if bed.config.transport == Transport::Uring {
+            assert_eq!(bed.mount().transport(), (Transport::Uring, None));
+        }
         bed
     }
 
