@@ -126,6 +126,12 @@ pub struct Status {
     pub open_mode: String,
     /// The reason for the mode, when it is not the one asked for.
     pub open_mode_reason: Option<String>,
+    /// How requests come from the kernel: `classic` or `uring`.
+    #[serde(default)]
+    pub transport: String,
+    /// The reason for it, when it is not the one asked for.
+    #[serde(default)]
+    pub transport_reason: Option<String>,
     /// Each cache directory.
     pub cache: Vec<CacheDirStatus>,
     /// Reads answered from the cache and from the store.

@@ -19,7 +19,9 @@ use feedline_namespace::{Mounted, Namespace, NamespaceConfig};
 use feedline_store::{Environment, Store, StoreConfig};
 use tokio::runtime::Handle;
 
-use crate::config::{self, CacheSize, Listing, MountConfig, OpenMode, PathStyle, ResolvedConfig};
+use crate::config::{
+    self, CacheSize, Listing, MountConfig, OpenMode, PathStyle, ResolvedConfig, Transport,
+};
 use crate::role::StartError;
 use crate::router::Router;
 
@@ -133,6 +135,11 @@ pub(crate) fn mount(
         open: match config.open {
             OpenMode::Passthrough => feedline_mount::OpenMode::Passthrough,
             OpenMode::None => feedline_mount::OpenMode::None,
+        },
+        transport: match config.transport {
+            Transport::Auto => feedline_mount::Transport::Auto,
+            Transport::Classic => feedline_mount::Transport::Classic,
+            Transport::Uring => feedline_mount::Transport::Uring,
         },
         uid: config.uid,
         gid: config.gid,

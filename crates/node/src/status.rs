@@ -78,6 +78,9 @@ fn mount(node: &NodeAdmin, status: &mut Status) {
     let (mode, reason) = mount.open_mode();
     status.open_mode = mode.to_string();
     status.open_mode_reason = reason.map(str::to_owned);
+    let (transport, reason) = mount.transport();
+    status.transport = transport.to_string();
+    status.transport_reason = reason.map(str::to_owned);
     let stats = mount.stats();
     status.reads.passthrough_opens = stats.passthrough_opens;
     status.reads.cached_opens = stats.cached_opens;

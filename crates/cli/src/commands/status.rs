@@ -112,6 +112,8 @@ fn facts(status: &Status) -> Table {
     );
     let reason = status.open_mode_reason.as_ref().map_or(String::new(), |why| format!(" ({why})"));
     row("open", format!("{}{reason}", status.open_mode));
+    let reason = status.transport_reason.as_ref().map_or(String::new(), |why| format!(" ({why})"));
+    row("transport", format!("{}{reason}", status.transport));
     let reads = &status.reads;
     row(
         "reads",

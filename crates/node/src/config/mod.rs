@@ -16,7 +16,7 @@ pub mod units;
 mod written;
 
 pub use resolved::{
-    CacheDir, Listing, LogFormat, MountConfig, OpenMode, PathStyle, ResolvedConfig,
+    CacheDir, Listing, LogFormat, MountConfig, OpenMode, PathStyle, ResolvedConfig, Transport,
 };
 pub use table::{CacheSize, Fill, Kind, SETTINGS, Setting, find};
 pub use written::{ConfigError, FILE_DEFAULT, Inputs, Merged, Origin};

@@ -40,6 +40,17 @@ pub enum OpenMode {
     None,
 }
 
+/// How requests come from the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// What was measured to be better: classic, so far.
+    Auto,
+    /// Read from `/dev/fuse`.
+    Classic,
+    /// Over io_uring, where the kernel offers it.
+    Uring,
+}
+
 /// Form of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -92,6 +103,7 @@ pub struct ResolvedConfig {
     pub metadata_ttl: Duration,
     pub listing: Listing,
     pub open: OpenMode,
+    pub transport: Transport,
     pub fill: Fill,
     pub fill_bytes_per_s: u64,
     pub oracle: bool,
@@ -146,6 +158,11 @@ impl ResolvedConfig {
             open: match merged.text("open")?.as_str() {
                 "none" => OpenMode::None,
                 _ => OpenMode::Passthrough,
+            },
+            transport: match merged.text("transport")?.as_str() {
+                "classic" => Transport::Classic,
+                "uring" => Transport::Uring,
+                _ => Transport::Auto,
             },
             fill: match merged.value("fill")? {
                 Some(Value::Fill(fill)) => fill,

@@ -364,6 +364,13 @@ pub const SETTINGS: &[Setting] = &[
         "How the kernel opens cached files; none is faster when the data set fits in memory",
     ),
     setting(
+        "transport",
+        "HOW",
+        "auto",
+        Kind::Choice(&["auto", "classic", "uring"]),
+        "How requests come from the kernel: over /dev/fuse (auto, classic) or io_uring, where fuse.enable_uring is set",
+    ),
+    setting(
         "fill",
         "WHAT",
         "on",

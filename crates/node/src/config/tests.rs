@@ -215,6 +215,7 @@ fn a_wrong_flag_names_flag_value_and_limit() {
         ("requests_max", "0", r#"--requests-max: "0" is below the limit of 1"#),
         ("requests_max", "many", r#"--requests-max: "many" is no whole number"#),
         ("open", "fast", r#"--open: "fast" is none of: passthrough, none"#),
+        ("transport", "fast", r#"--transport: "fast" is none of: auto, classic, uring"#),
         ("anonymous", "maybe", r#"--anonymous: "maybe" is neither true nor false"#),
         ("umask", "9", r#"--umask: "9" is no octal mask from 000 to 777"#),
         ("ca_file", "ca.pem", r#"--ca-file: "ca.pem" is no absolute path"#),

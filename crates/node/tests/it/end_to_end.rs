@@ -33,6 +33,7 @@ fn an_epoch_costs_one_get_a_file_and_the_next_ones_nothing_also_after_a_restart(
     site.until("all on disk", || site.status(&node.client()).cache[0].objects == objects);
     assert_eq!(status.namespace.entries, (folders * files + folders + 2) as u64);
     assert_eq!(status.open_mode, "passthrough", "{:?}", status.open_mode_reason);
+    assert_eq!(status.transport, "classic", "{:?}", status.transport_reason);
 
     site.sim.reset_stats();
     site.read_all();
