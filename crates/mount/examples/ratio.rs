@@ -1,9 +1,18 @@
-//! Whole-file reads through the mount against the same files read from their file system directly.
+//! Whole-file reads through mounts against the same files read from their file system directly.
 //!
-//! `ratio DIR [FILES] [BYTES] [ROUNDS] [THREADS]`: fills DIR once with complete objects, mounts them
-//! twice (passthrough at `DIR/p`, none at `DIR/n`), and reads all of them with 8 readers in random
-//! order, alternated, hot and with the kernel's caches dropped. Prints files/s (median) and ratios.
-//! With 0 rounds it only serves until its input ends, for other programs to measure. Needs root.
+//! `ratio DIR [NAME=VALUE]...` fills DIR once with complete objects, mounts them once per contestant, and
+//! reads all of them in random order, contestants alternated. Needs root, and for `uring` that the kernel
+//! has it switched on. Prints and, with `json=FILE`, writes the medians and every round.
+//!
+//! | name | meaning | default |
+//! | --- | --- | --- |
+//! | `files`, `bytes` | the data set | 20000, 110000 |
+//! | `rounds` | counted rounds; 0: only serve until the input ends, for other programs to measure | 5 |
+//! | `warm` | rounds before, not counted | 1 |
+//! | `threads` | request threads of the classic transport | 2 |
+//! | `readers` | numbers of readers | 8 |
+//! | `states` | `hot`, or `dropped`: the kernel's caches dropped before each pass | hot,dropped |
+//! | `contestants` | `ext4` (first: the others are compared with it), `classic`, `uring`, `none`, `none-uring` | ext4,classic,none |
 
 #![expect(clippy::disallowed_methods, reason = "a program of its own that measures real time")]
 
@@ -23,14 +32,13 @@ use feedline_model::{
     ObjectIndex, Priority, ReadError, SourceId, Tree, Version,
 };
 use feedline_mount::{
-    Capacity, CapacityProvider, Mount, MountConfig, MountHandle, MountParts, OpenMode,
+    Capacity, CapacityProvider, Mount, MountConfig, MountHandle, MountParts, OpenMode, Transport,
 };
 use feedline_testkit::{RealClock, object_bytes};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 
-const READERS: usize = 8;
 const FOLDERS: usize = 100;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -127,12 +135,12 @@ fn cpu_ms() -> f64 {
 }
 
 /// Reads all of `paths` with all readers; files per second and CPU milliseconds per 1,000 files.
-fn pass(paths: &[PathBuf], size: u64) -> (f64, f64) {
+fn pass(paths: &[PathBuf], size: u64, readers: usize) -> (f64, f64) {
     let cpu = cpu_ms();
     let next = AtomicUsize::new(0);
     let start = Instant::now();
     std::thread::scope(|scope| {
-        for _ in 0..READERS {
+        for _ in 0..readers {
             scope.spawn(|| {
                 let mut buffer = vec![0; 1 << 20];
                 while let Some(path) = paths.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -154,23 +162,70 @@ fn pass(paths: &[PathBuf], size: u64) -> (f64, f64) {
     (rate, (cpu_ms() - cpu) * 1000.0 / paths.len() as f64)
 }
 
-fn median(values: &mut [f64]) -> f64 {
+fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-fn mount(
-    at: &Path,
-    cache: &Path,
-    open: OpenMode,
+/// What is asked for on the command line.
+struct Plan {
+    dir: PathBuf,
+    files: usize,
+    size: u64,
+    rounds: usize,
+    warm: usize,
     threads: usize,
-    parts: &MountParts,
-) -> Outcome<MountHandle> {
-    fs::create_dir_all(at)?;
+    readers: Vec<usize>,
+    states: Vec<String>,
+    contestants: Vec<String>,
+    json: Option<PathBuf>,
+}
+
+fn plan() -> Outcome<Plan> {
+    let mut arguments = std::env::args().skip(1);
+    let dir = PathBuf::from(arguments.next().ok_or("which directory?")?);
+    let given: HashMap<String, String> = arguments
+        .map(|text| text.split_once('=').map(|(name, value)| (name.into(), value.into())))
+        .collect::<Option<_>>()
+        .ok_or("arguments after the directory are NAME=VALUE")?;
+    let text = |name: &str, or: &str| given.get(name).cloned().unwrap_or_else(|| or.to_owned());
+    let number = |name: &str, or: &str| text(name, or).parse::<usize>();
+    let words = |name: &str, or: &str| text(name, or).split(',').map(str::to_owned).collect();
+    Ok(Plan {
+        dir,
+        files: number("files", "20000")?,
+        size: number("bytes", "110000")? as u64,
+        rounds: number("rounds", "5")?,
+        warm: number("warm", "1")?,
+        threads: number("threads", "2")?,
+        readers: text("readers", "8").split(',').map(str::parse).collect::<Result<_, _>>()?,
+        states: words("states", "hot,dropped"),
+        contestants: words("contestants", "ext4,classic,none"),
+        json: given.get("json").map(PathBuf::from),
+    })
+}
+
+fn mount(plan: &Plan, contestant: &str, cache: &Path, parts: &MountParts) -> Outcome<MountHandle> {
+    let at = plan.dir.join(contestant);
+    fs::create_dir_all(&at)?;
     let mut config = MountConfig::new(at);
-    (config.open, config.threads) = (open, threads);
+    config.threads = plan.threads;
     config.cache_dirs = vec![cache.to_owned()];
-    Ok(Mount::start(&config, parts.clone())?)
+    (config.open, config.transport) = match contestant {
+        "classic" => (OpenMode::Passthrough, Transport::Classic),
+        "uring" => (OpenMode::Passthrough, Transport::Uring),
+        "none" => (OpenMode::None, Transport::Classic),
+        "none-uring" => (OpenMode::None, Transport::Uring),
+        other => return Err(format!("no contestant {other}").into()),
+    };
+    let mount = Mount::start(&config, parts.clone())?;
+    match (mount.open_mode(), mount.transport()) {
+        ((open, _), (transport, _)) if (open, transport) == (config.open, config.transport) => {
+            Ok(mount)
+        }
+        other => Err(format!("{contestant} cannot be had: {other:?}").into()),
+    }
 }
 
 /// The files behind `names`, on their own file system.
@@ -184,17 +239,102 @@ fn direct_paths(complete: &Complete, names: &[PathBuf], size: u64) -> Vec<PathBu
     names.iter().map(place).collect()
 }
 
+/// What one state, number of readers and contestant gave.
+struct Row {
+    state: String,
+    readers: usize,
+    contestant: String,
+    files_per_s: Vec<f64>,
+    cpu_ms_per_1000: Vec<f64>,
+    /// Of each round to the first contestant in that round.
+    ratios: Vec<f64>,
+}
+
+/// All rounds of one state and number of readers, contestants alternated.
+fn measure(
+    plan: &Plan,
+    (state, readers): (&str, usize),
+    sets: &[(String, Vec<PathBuf>)],
+    rng: &mut StdRng,
+) -> Outcome<Vec<Row>> {
+    let row = |(contestant, _): &(String, Vec<PathBuf>)| Row {
+        state: state.to_owned(),
+        readers,
+        contestant: contestant.clone(),
+        files_per_s: Vec::new(),
+        cpu_ms_per_1000: Vec::new(),
+        ratios: Vec::new(),
+    };
+    let mut rows: Vec<Row> = sets.iter().map(row).collect();
+    let mut order: Vec<usize> = (0..plan.files).collect();
+    for round in 0..plan.warm + plan.rounds {
+        order.shuffle(rng);
+        for (set, row) in sets.iter().zip(&mut rows) {
+            let paths: Vec<PathBuf> = order.iter().map(|index| set.1[*index].clone()).collect();
+            if state == "dropped" {
+                fs::write("/proc/sys/vm/drop_caches", "3")?;
+                std::thread::sleep(Duration::from_millis(300));
+            }
+            let (rate, cpu) = pass(&paths, plan.size, readers);
+            if round >= plan.warm {
+                row.files_per_s.push(rate);
+                row.cpu_ms_per_1000.push(cpu);
+            }
+        }
+    }
+    let first = rows[0].files_per_s.clone();
+    for row in &mut rows {
+        row.ratios = row.files_per_s.iter().zip(&first).map(|(own, first)| own / first).collect();
+        println!(
+            "{state:<8} {readers:>3} readers  {:<12} {:>9.0} files/s  {:.2} x  CPU {:>5.1} ms per 1,000 files",
+            row.contestant,
+            median(&row.files_per_s),
+            median(&row.ratios),
+            median(&row.cpu_ms_per_1000),
+        );
+    }
+    Ok(rows)
+}
+
+fn json(plan: &Plan, rows: &[Row]) -> String {
+    let list = |values: &[f64]| {
+        let values: Vec<String> = values.iter().map(|value| format!("{value:.3}")).collect();
+        format!("[{}]", values.join(", "))
+    };
+    let row = |row: &Row| {
+        format!(
+            "    {{\"state\": \"{}\", \"readers\": {}, \"contestant\": \"{}\", \"ratio\": {:.3}, \
+             \"cpu_ms_per_1000_files\": {:.1}, \"files_per_s\": {}, \"ratios\": {}, \"cpu\": {}}}",
+            row.state,
+            row.readers,
+            row.contestant,
+            median(&row.ratios),
+            median(&row.cpu_ms_per_1000),
+            list(&row.files_per_s),
+            list(&row.ratios),
+            list(&row.cpu_ms_per_1000)
+        )
+    };
+    let rows: Vec<String> = rows.iter().map(row).collect();
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let cpus = std::thread::available_parallelism().map_or(0, usize::from);
+    format!(
+        "{{\n  \"kernel\": \"{}\", \"cpus\": {cpus}, \"files\": {}, \"bytes\": {}, \"rounds\": {},\n  \
+         \"rows\": [\n{}\n  ]\n}}\n",
+        kernel.trim(),
+        plan.files,
+        plan.size,
+        plan.rounds,
+        rows.join(",\n")
+    )
+}
+
 fn main() -> Outcome<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let number =
-        |index: usize, or: u64| arguments.get(index).map_or(Ok(or), |text| text.parse::<u64>());
-    let dir = PathBuf::from(arguments.first().ok_or("which directory?")?);
-    let (files, size) = (number(1, 20_000)? as usize, number(2, 110_000)?);
-    let (rounds, threads) = (number(3, 5)?, number(4, 4)? as usize);
+    let plan = plan()?;
     let clock = RealClock::shared();
-    let cache = dir.join("objects");
-    let (complete, names) = set_up(&cache, files, size, clock.unix_ms())?;
-    let direct = direct_paths(&complete, &names, size);
+    let cache = plan.dir.join("objects");
+    let (complete, names) = set_up(&cache, plan.files, plan.size, clock.unix_ms())?;
+    let direct = direct_paths(&complete, &names, plan.size);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let complete = Arc::new(complete);
     let parts = MountParts {
@@ -206,51 +346,34 @@ fn main() -> Outcome<()> {
         runtime: runtime.handle().clone(),
         capacity: CapacityProvider::new(Capacity::default),
     };
-    let passthrough = mount(&dir.join("p"), &cache, OpenMode::Passthrough, threads, &parts)?;
-    let none = mount(&dir.join("n"), &cache, OpenMode::None, threads, &parts)?;
-    if rounds == 0 {
+    let (mut mounts, mut sets) = (Vec::new(), Vec::new());
+    for contestant in &plan.contestants {
+        if contestant == "ext4" {
+            sets.push((contestant.clone(), direct.clone()));
+            continue;
+        }
+        let mount = mount(&plan, contestant, &cache, &parts)?;
+        let paths = names.iter().map(|name| mount.mountpoint().join(name)).collect();
+        sets.push((contestant.clone(), paths));
+        mounts.push(mount);
+    }
+    if plan.rounds == 0 {
         println!("serving");
         std::io::stdin().read_to_end(&mut Vec::new())?;
-        println!("{:?}\n{:?}", passthrough.stats(), none.stats());
-        return Ok(());
-    }
-    let sets: [(&str, Vec<PathBuf>); 3] = [
-        ("ext4", direct),
-        ("passthrough", names.iter().map(|name| passthrough.mountpoint().join(name)).collect()),
-        ("none", names.iter().map(|name| none.mountpoint().join(name)).collect()),
-    ];
-    let mut order: Vec<usize> = (0..files).collect();
-    let mut rng = StdRng::seed_from_u64(1);
-    for dropped in [false, true] {
-        let mut rates = vec![Vec::new(); sets.len()];
-        let mut cpus = vec![Vec::new(); sets.len()];
-        for round in 0..=rounds {
-            order.shuffle(&mut rng);
-            for ((set, rates), cpus) in sets.iter().zip(&mut rates).zip(&mut cpus) {
-                let paths: Vec<PathBuf> = order.iter().map(|index| set.1[*index].clone()).collect();
-                if dropped {
-                    fs::write("/proc/sys/vm/drop_caches", "3")?;
-                    std::thread::sleep(Duration::from_millis(300));
-                }
-                let (rate, cpu) = pass(&paths, size);
-                // The first round warms up.
-                if round > 0 {
-                    rates.push(rate);
-                    cpus.push(cpu);
-                }
+    } else {
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut rows = Vec::new();
+        for state in &plan.states {
+            for readers in &plan.readers {
+                rows.extend(measure(&plan, (state, *readers), &sets, &mut rng)?);
             }
         }
-        let ext4 = median(&mut rates[0]);
-        for ((set, rates), cpus) in sets.iter().zip(&mut rates).zip(&mut cpus) {
-            let (rate, cpu) = (median(rates), median(cpus));
-            println!(
-                "{:<8} {:<12} {rate:>9.0} files/s  {:.2} x  CPU {cpu:>4.0} ms per 1,000 files",
-                if dropped { "dropped" } else { "hot" },
-                set.0,
-                rate / ext4
-            );
+        if let Some(file) = &plan.json {
+            fs::write(file, json(&plan, &rows))?;
         }
     }
-    println!("{:?}\n{:?}", passthrough.stats(), none.stats());
+    for mount in &mounts {
+        println!("{}: {:?}", mount.mountpoint().display(), mount.stats());
+    }
     Ok(())
 }
