@@ -210,6 +210,24 @@ impl Fetch {
         Ok(pass)
     }
 
+    /// The number of connections with which a third of the objects comes quickest.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::pass`].
+    pub fn best_connections(&self, candidates: &[usize]) -> Result<usize> {
+        let order = Order::Random.of(self.objects.len(), 1, 0);
+        let third = &order[..order.len().div_ceil(3)];
+        let (mut best, mut connections) = (0.0, 1);
+        for candidate in candidates {
+            let pass = self.pass(*candidate, third, None)?;
+            if pass.files_per_s > best {
+                (best, connections) = (pass.files_per_s, *candidate);
+            }
+        }
+        Ok(connections)
+    }
+
     fn make_folders(&self, folder: &Path, order: &[usize]) -> Result<()> {
         for place in order {
             let key = Path::new(&self.objects[*place].key);

@@ -4,7 +4,7 @@
 //!
 //! [`dataset`] makes what is read, [`train`] is the loader (in DALI's order, which `oracle` knows),
 //! [`read`], [`http`] and [`meta`] are the plain measurements, [`targets`] composes them into the table
-//! that `make bench` prints, [`report`] draws results. [`evict`] stands apart: it simulates what a cache
+//! that `make bench` prints, [`compare`] into whatever a config file asks for, [`report`] draws results. [`evict`] stands apart: it simulates what a cache
 //! that is too small keeps.
 //!
 //! # Deliberately absent
@@ -14,6 +14,7 @@
 
 pub mod bench;
 pub mod caches;
+pub mod compare;
 pub mod dataset;
 pub mod evict;
 pub mod facts;

@@ -141,10 +141,13 @@ pub fn write_html(path: &Path, report: &DemoReport) -> Result<()> {
         .with_context(|| format!("write {}", path.display()))
 }
 
+/// Width of every chart in its own units.
+pub(crate) const WIDTH: f64 = 800.0;
+
 /// Colours by system; legible on white and on black, and apart for colour-blind readers.
 const COLOURS: [&str; 5] = ["#0d8f73", "#b0651d", "#5b6ee1", "#a3468c", "#6b7280"];
 
-const STYLE: &str = "
+pub(crate) const STYLE: &str = "
 :root{color-scheme:light dark;--ink:#1b1f24;--soft:#5f6975;--line:#d9dee4;--page:#fff}
 @media(prefers-color-scheme:dark){:root{--ink:#e8ebef;--soft:#9aa5b1;--line:#333b45;--page:#14181d}}
 body{margin:0 auto;max-width:52rem;padding:2rem 1.2rem;background:var(--page);color:var(--ink);
@@ -192,54 +195,79 @@ pub fn svg(report: &DemoReport) -> String {
     }
 }
 
-/// Horizontal bars, grouped by epoch: names and numbers stay legible however unlike the speeds are.
+/// Speeds by epoch.
 fn chart(report: &DemoReport) -> String {
-    const WIDTH: f64 = 800.0;
+    let epochs = report.systems.iter().map(|system| system.epochs.len()).max().unwrap_or(0);
+    let groups: Vec<Group> = (0..epochs)
+        .map(|number| {
+            let note = if number == 0 { " (cold)" } else { "" };
+            let speed = |system: &DemoSystem| Some(system.epochs.get(number)?.images_per_s);
+            Group {
+                label: format!("Epoch {}{note}, images/s", number + 1),
+                bars: report.systems.iter().map(|it| (it.name.clone(), speed(it))).collect(),
+            }
+        })
+        .collect();
+    bars("Images per second by epoch and system", &groups, 0)
+}
+
+/// Bars under one heading: names and values; a bar without a value keeps its colour for the next group.
+pub(crate) struct Group {
+    pub(crate) label: String,
+    pub(crate) bars: Vec<(String, Option<f64>)>,
+}
+
+/// Horizontal bars in groups: names and numbers stay legible however unlike the values are.
+pub(crate) fn bars(what: &str, groups: &[Group], digits: usize) -> String {
     const LEFT: f64 = 170.0;
     const BAR: f64 = 24.0;
     const ROOM_FOR_NUMBER: f64 = 90.0;
-    let epochs = report.systems.iter().map(|system| system.epochs.len()).max().unwrap_or(0);
-    let speeds = report.systems.iter().flat_map(|s| s.epochs.iter().map(|e| e.images_per_s));
-    let most = speeds.fold(0.0, f64::max).max(1.0);
-    let group = report.systems.len() as f64 * (BAR + 4.0) + 34.0;
-    let height = epochs as f64 * group + 8.0;
+    let values = groups.iter().flat_map(|group| group.bars.iter().filter_map(|(_, value)| *value));
+    let most = values.fold(0.0, f64::max).max(f64::MIN_POSITIVE);
+    let lines: usize = groups.iter().map(|group| group.bars.len()).sum();
+    let height = groups.len() as f64 * 34.0 + lines as f64 * (BAR + 4.0) + 8.0;
     let mut svg = format!(
-        "<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"Images per second by epoch and system\">\n"
+        "<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{}\">\n",
+        escape(what)
     );
-    for number in 0..epochs {
-        let top = number as f64 * group;
-        let note = if number == 0 { " (cold)" } else { "" };
+    let mut top = 0.0;
+    for group in groups {
         let _ = writeln!(
             svg,
-            "<text class=\"soft\" x=\"0\" y=\"{}\">Epoch {}{note}, images/s</text>",
+            "<text class=\"soft\" x=\"0\" y=\"{}\">{}</text>",
             top + 16.0,
-            number + 1
+            escape(&group.label)
         );
-        for (index, system) in report.systems.iter().enumerate() {
-            let Some(epoch) = system.epochs.get(number) else { continue };
+        for (index, (name, value)) in group.bars.iter().enumerate() {
+            let Some(value) = value else { continue };
             let y = top + 26.0 + index as f64 * (BAR + 4.0);
-            let length = (WIDTH - LEFT - ROOM_FOR_NUMBER) * epoch.images_per_s / most;
-            let colour = COLOURS[index % COLOURS.len()];
+            let length = (WIDTH - LEFT - ROOM_FOR_NUMBER) * value / most;
             let _ = writeln!(
                 svg,
                 "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>\
-                 <rect x=\"{LEFT}\" y=\"{y}\" width=\"{:.1}\" height=\"{BAR}\" rx=\"2\" fill=\"{colour}\"/>\
-                 <text x=\"{:.1}\" y=\"{}\">{:.0}</text>",
+                 <rect x=\"{LEFT}\" y=\"{y}\" width=\"{:.1}\" height=\"{BAR}\" rx=\"2\" fill=\"{}\"/>\
+                 <text x=\"{:.1}\" y=\"{}\">{value:.digits$}</text>",
                 LEFT - 10.0,
                 y + 17.0,
-                escape(&system.name),
+                escape(name),
                 length.max(1.0),
+                colour(index),
                 LEFT + length + 8.0,
                 y + 17.0,
-                epoch.images_per_s
             );
         }
+        top += 34.0 + group.bars.len() as f64 * (BAR + 4.0);
     }
     let _ = write!(svg, "<line x1=\"{LEFT}\" y1=\"0\" x2=\"{LEFT}\" y2=\"{height}\"/>\n</svg>");
     svg
 }
 
-fn escape(text: &str) -> String {
+/// The colour of the system at a place of the list.
+pub(crate) fn colour(index: usize) -> &'static str {
+    COLOURS[index % COLOURS.len()]
+}
+
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

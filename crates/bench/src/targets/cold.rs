@@ -53,17 +53,8 @@ impl<'a> Bare<'a> {
     fn new(lab: &Lab, bucket: &'a Bucket) -> Result<Self> {
         let small = lab.root.join("small");
         let fetch = Fetch::new(&format!("{}/small", bucket.url), objects(&small)?)?;
-        let mut this = Self { bucket, fetch, connections: CONNECTIONS[0] };
-        let mut best = 0.0;
-        for connections in CONNECTIONS {
-            let order = Order::Random.of(this.fetch.objects.len(), 1, 0);
-            // A third is steady, and the whole is measured in every round.
-            let pass = this.fetch.pass(connections, &order[..order.len() / 3], None)?;
-            if pass.files_per_s > best {
-                (best, this.connections) = (pass.files_per_s, connections);
-            }
-        }
-        Ok(this)
+        let connections = fetch.best_connections(&CONNECTIONS)?;
+        Ok(Self { bucket, fetch, connections })
     }
 
     /// Gets everything once; `write` keeps it below a folder.

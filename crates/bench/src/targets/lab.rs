@@ -23,7 +23,7 @@ use super::sample::Requests;
 use super::system::{Place, System};
 
 /// What the simulated bucket accepts; it checks signatures, not who they belong to.
-const CREDENTIALS: [(&str, &str); 3] = [
+pub(crate) const CREDENTIALS: [(&str, &str); 3] = [
     ("AWS_ACCESS_KEY_ID", "bench"),
     ("AWS_SECRET_ACCESS_KEY", "bench-secret"),
     ("AWS_REGION", "us-east-1"),

@@ -199,10 +199,7 @@ fn summary(row: &Row, samples: Vec<Sample>, error: Option<String>) -> RowResult 
 
 /// Makes the data sets that are not there yet, clears what a killed run left, and starts the bucket.
 fn prepare(args: &TargetsArgs) -> Result<(Lab, Data)> {
-    fs::create_dir_all(&args.dir).with_context(|| format!("create {}", args.dir.display()))?;
-    // Mounts are looked up by the path that the kernel shows.
-    let dir = args.dir.canonicalize().with_context(|| format!("find {}", args.dir.display()))?;
-    clear_leftovers(&dir)?;
+    let dir = scratch(&args.dir)?;
     let (sizes, rounds, name) = if args.quick { (QUICK, 3, "quick") } else { (FULL, 5, "full") };
     let root = dir.join(name);
     eprintln!("data sets in {} (made once, kept for the next run) ...", root.display());
@@ -222,6 +219,15 @@ fn prepare(args: &TargetsArgs) -> Result<(Lab, Data)> {
         rounds: args.rounds.map_or(rounds, |rounds| rounds as usize),
     };
     Ok((lab, data))
+}
+
+/// Makes the folder for data sets and caches, without what a killed run left in it.
+pub(crate) fn scratch(dir: &Path) -> Result<PathBuf> {
+    fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+    // Mounts are looked up by the path that the kernel shows.
+    let dir = dir.canonicalize().with_context(|| format!("find {}", dir.display()))?;
+    clear_leftovers(&dir)?;
+    Ok(dir)
 }
 
 /// Removes the scratch of runs that were killed; one that still runs is left alone.

@@ -142,6 +142,12 @@ impl Contestant {
         self.pass.as_ref().map_or(0.0, |pass| pass.files_per_s)
     }
 
+    /// Requests to the bucket for each file that was read.
+    pub(crate) fn requests_per_file(&self) -> f64 {
+        let files = self.pass.as_ref().map_or(0, |pass| pass.files).max(1);
+        self.requests.map_or(0.0, |requests| requests.total() as f64 / files as f64)
+    }
+
     pub(crate) fn mb_per_s(&self) -> f64 {
         self.pass.as_ref().map_or(0.0, |pass| pass.mb_per_s)
     }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::lab::feedline;
+use super::lab::{CREDENTIALS, feedline};
 use crate::s3fs::S3fs;
 
 /// Feedline's default `--buffer`, set here by name because the memory target is stated on top of it.
@@ -24,6 +24,11 @@ pub(crate) enum System {
     },
     /// s3fs, tuned for reading, with its disk cache or without.
     S3fs {
+        /// True: with its disk cache.
+        cached: bool,
+    },
+    /// rclone, tuned for reading, with its disk cache or without.
+    Rclone {
         /// True: with its disk cache.
         cached: bool,
     },
@@ -55,6 +60,8 @@ impl System {
             Self::Feedline { name, .. } => format!("feedline {name}"),
             Self::S3fs { cached: true } => "s3fs".to_owned(),
             Self::S3fs { cached: false } => "s3fs plain".to_owned(),
+            Self::Rclone { cached: true } => "rclone".to_owned(),
+            Self::Rclone { cached: false } => "rclone plain".to_owned(),
         }
     }
 
@@ -71,6 +78,7 @@ impl System {
                 password_file: &place.home.join("passwd-s3fs"),
             }
             .command(),
+            Self::Rclone { cached } => Ok(rclone_command(*cached, place)),
         }
     }
 }
@@ -88,6 +96,29 @@ fn feedline_command(flags: &[String], place: &Place<'_>) -> Result<Command> {
     }
     command.args(flags);
     Ok(command)
+}
+
+/// The options that were found best for reading, by trial and in its documentation.
+fn rclone_command(cached: bool, place: &Place<'_>) -> Command {
+    let mut command = Command::new("rclone");
+    for (name, value) in [("TYPE", "s3"), ("PROVIDER", "Other"), ("ENDPOINT", place.endpoint)] {
+        command.env(format!("RCLONE_CONFIG_SIM_{name}"), value);
+    }
+    command.env("RCLONE_CONFIG_SIM_ENV_AUTH", "true").envs(CREDENTIALS);
+    // With it rclone 1.60 does not start.
+    command.env_remove("AWS_CA_BUNDLE");
+    command.env("RCLONE_CONFIG", place.home.join("rclone.conf"));
+    command.arg("mount").arg(format!("sim:{}", place.bucket)).arg(place.dir);
+    command.args("--read-only --use-server-modtime --no-checksum --poll-interval 0".split(' '));
+    command.args("--dir-cache-time 1000h --attr-timeout 1h --vfs-fast-fingerprint".split(' '));
+    command.args("--s3-no-head-object --s3-disable-http2 --s3-list-version 2".split(' '));
+    command.args("--vfs-read-chunk-size 0 --buffer-size 0 --max-read-ahead 1M".split(' '));
+    command.arg("--cache-dir").arg(place.cache);
+    if cached {
+        command.args("--vfs-cache-mode full --vfs-cache-max-age 1000h".split(' '));
+        command.args("--vfs-cache-max-size 200G --vfs-read-ahead 0".split(' '));
+    }
+    command
 }
 
 #[cfg(test)]

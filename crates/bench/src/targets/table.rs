@@ -55,9 +55,7 @@ pub(super) fn note(row: &Row, samples: &[Sample]) -> String {
                 "{name} {:.0} files/s ({} files, {:.1} requests each)",
                 of(|one| Some(one.files_per_s())),
                 of(|one| one.pass.as_ref().map(|pass| pass.files as f64)),
-                of(|one| Some(
-                    one.requests?.total() as f64 / one.pass.as_ref()?.files.max(1) as f64
-                )),
+                of(|one| Some(one.requests_per_file())),
             ),
             Group::Walk => {
                 format!("{name} {:.0} entries/s", of(|one| Some(one.walk.as_ref()?.entries_per_s)))
