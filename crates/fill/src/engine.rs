@@ -306,12 +306,8 @@ impl Engine {
     fn begin(&self, state: &mut State, root: &str, flat: bool, seen: &[Seen], now: Duration) {
         state.rebuilt = now;
         let Some(set) = DataSet::build(&*self.shared.parts.tree, root, flat) else { return };
-        let inside = |path: &str| {
-            path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-                || root.is_empty()
-        };
         if !flat {
-            state.scans.retain(|scan| !inside(&scan.set.root));
+            state.scans.retain(|scan| !is_inside(&scan.set.root, root));
         }
         tracing::info!(
             root,
@@ -472,6 +468,12 @@ impl Engine {
             }
         }
     }
+}
+
+/// True if the folder `path` is `root` or lies below it.
+pub(crate) fn is_inside(path: &str, root: &str) -> bool {
+    root.is_empty()
+        || path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Pages of large objects are fetched one after another; this is how much one may be ahead.

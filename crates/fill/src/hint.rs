@@ -7,7 +7,7 @@
 
 use feedline_oracle::Hint;
 
-use crate::engine::Fill;
+use crate::engine::{Fill, is_inside};
 use crate::scan::{Rest, Scan};
 use crate::set::DataSet;
 
@@ -31,15 +31,35 @@ pub struct HintOutcome {
     pub matched: u64,
 }
 
+/// Entries of an order for each file of its data set at most: one that repeats files says nothing
+/// more after that, and its memory is the daemon's.
+const ENTRIES_PER_FILE_MAX: usize = 4;
+
+/// Entries that are taken for any data set: a sampler with replacement may draw often from few files.
+const ENTRIES_ANY: usize = 65_536;
+
+/// Seeds of one hint: epochs of the longest training anybody plans.
+const SEEDS_MAX: usize = 10_000;
+
 /// Why a hint was not taken.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the message of each variant says what it is")]
 pub enum HintError {
-    #[error("/{root} holds no files, or has not been listed")]
+    #[error("/{root} holds no files")]
     NoFiles { root: String },
-    #[error("none of the {given} entries names a file below /{root} (the first is {example:?})")]
-    NoMatch { root: String, given: usize, example: String },
-    #[error("prediction is switched off (setting oracle)")]
+    #[error("the order is empty")]
+    Empty,
+    #[error(
+        "none of the {given} entries names one of the {files} files below /{root} (the first is \
+         {example:?}): give paths below that folder, or positions from 0 in its sorted list"
+    )]
+    NoMatch { root: String, files: u32, given: usize, example: String },
+    #[error(
+        "{given} entries for the {files} files below /{root}: at most {max} are taken; send one \
+         epoch's order"
+    )]
+    TooLong { root: String, files: u32, given: usize, max: usize },
+    #[error("prediction is switched off: mount with --oracle=true")]
     Off,
 }
 
@@ -47,7 +67,8 @@ impl Fill {
     /// Takes a hint about the data set in the folder `root`, whose listings must be known. `from` is who
     /// gives it, such as a rank's process: its next order replaces this one.
     ///
-    /// Cost: a binary search for each file named.
+    /// Cost: a walk over the listings in memory and a binary search for each file named: about a
+    /// second for a million paths. It blocks for so long, without holding anybody up.
     ///
     /// # Errors
     ///
@@ -57,27 +78,25 @@ impl Fill {
         if !shared.config.oracle {
             return Err(HintError::Off);
         }
+        let set = DataSet::build(&*shared.parts.tree, root, false)
+            .ok_or_else(|| HintError::NoFiles { root: root.into() })?;
+        let files = u64::from(set.len());
+        let (hint, matched) = resolve(&set, from, hint)?;
         let now = shared.parts.clock.monotonic();
         let mut state = shared.state.lock();
-        let known = state.scans.iter().position(|scan| *scan.set.root == *root && !scan.flat);
-        let at = match known {
-            Some(at) => at,
-            None => {
-                let set = DataSet::build(&*shared.parts.tree, root, false)
-                    .ok_or_else(|| HintError::NoFiles { root: root.into() })?;
-                let number = state.next_number();
-                let mut scan = Scan::new(number, set, false, true, now);
-                if !shared.config.enabled {
-                    scan.rest = Rest::Off;
-                }
-                state.insert(scan);
-                0
+        let known = state.scans.iter().position(|scan| !scan.flat && scan.set.same_files(&set));
+        if let Some(at) = known {
+            state.scans[..=at].rotate_right(1);
+        } else {
+            let mut scan = Scan::new(state.next_number(), set, false, true, now);
+            if !shared.config.enabled {
+                scan.rest = Rest::Off;
             }
-        };
-        let scan = &mut state.scans[at];
-        let files = u64::from(scan.set.len());
-        let (hint, matched) = resolve(&scan.set, from, hint)?;
-        scan.hint(hint, now);
+            // What was known of a part of it, or of it before it was listed anew.
+            state.scans.retain(|scan| !is_inside(&scan.set.root, root));
+            state.insert(scan);
+        }
+        state.scans[0].hint(hint, now);
         drop(state);
         shared.watch.nudge();
         Ok(HintOutcome { files, matched })
@@ -86,29 +105,35 @@ impl Fill {
 
 /// The hint in positions, and how many of its entries there are.
 fn resolve(set: &DataSet, from: u32, hint: &OrderHint) -> Result<(Hint, u64), HintError> {
-    let no_match = |given: usize, example: Option<String>| HintError::NoMatch {
-        root: set.root.to_string(),
-        given,
-        example: example.unwrap_or_default(),
+    let (given, example) = match hint {
+        OrderHint::TorchSeeds(seeds) => (seeds.len(), None),
+        OrderHint::Positions(given) => (given.len(), given.first().map(u32::to_string)),
+        OrderHint::Files(paths) => (paths.len(), paths.first().cloned()),
     };
-    match hint {
-        OrderHint::TorchSeeds(seeds) => Ok((Hint::TorchSeeds(seeds.clone()), seeds.len() as u64)),
-        OrderHint::Positions(given) => {
-            let valid: Vec<u32> = given.iter().copied().filter(|at| *at < set.len()).collect();
-            if valid.is_empty() {
-                return Err(no_match(given.len(), given.first().map(u32::to_string)));
-            }
-            let matched = valid.len() as u64;
-            Ok((Hint::Order { from, positions: valid }, matched))
-        }
-        OrderHint::Files(paths) => {
-            let positions: Vec<u32> =
-                paths.iter().filter_map(|path| set.position_of_path(path)).collect();
-            if positions.is_empty() {
-                return Err(no_match(paths.len(), paths.first().cloned()));
-            }
-            let matched = positions.len() as u64;
-            Ok((Hint::Order { from, positions }, matched))
-        }
+    let (root, files) = (set.root.to_string(), set.len());
+    if given == 0 {
+        return Err(HintError::Empty);
     }
+    let max = match hint {
+        OrderHint::TorchSeeds(_) => SEEDS_MAX,
+        _ => ENTRIES_ANY.max((files as usize).saturating_mul(ENTRIES_PER_FILE_MAX)),
+    };
+    if max < given {
+        return Err(HintError::TooLong { root, files, given, max });
+    }
+    let positions: Vec<u32> = match hint {
+        OrderHint::TorchSeeds(seeds) => {
+            return Ok((Hint::TorchSeeds(seeds.clone()), seeds.len() as u64));
+        }
+        OrderHint::Positions(given) => given.iter().copied().filter(|at| *at < files).collect(),
+        OrderHint::Files(paths) => {
+            paths.iter().filter_map(|path| set.position_of_path(path)).collect()
+        }
+    };
+    if positions.is_empty() {
+        let example = example.unwrap_or_default();
+        return Err(HintError::NoMatch { root, files, given, example });
+    }
+    let matched = positions.len() as u64;
+    Ok((Hint::Order { from, positions }, matched))
 }

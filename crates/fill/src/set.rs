@@ -136,6 +136,17 @@ impl DataSet {
         self.folders.len()
     }
 
+    /// True if the other set numbers the same files in the same versions. Cost: nothing while the
+    /// listings are the same, else a comparison of names.
+    pub(crate) fn same_files(&self, other: &Self) -> bool {
+        let same = |(a, b): (&Folder, &Folder)| {
+            Arc::ptr_eq(&a.listing, &b.listing)
+                || (a.listing.path == b.listing.path && a.listing.same_entries(&b.listing))
+        };
+        (&self.root, self.len, self.folders.len()) == (&other.root, other.len, other.folders.len())
+            && self.folders.iter().zip(&other.folders).all(same)
+    }
+
     /// True if files of this folder belong to the set.
     pub(crate) fn has_folder(&self, path: &str) -> bool {
         self.by_path.contains_key(path)

@@ -14,7 +14,7 @@ use rand::seq::SliceRandom as _;
 use tokio::runtime::Handle;
 
 use crate::testing::{FixedTree, SOURCE, Shelf};
-use crate::{Fill, FillConfig, FillParts, FillStatus, Liveness};
+use crate::{Fill, FillConfig, FillParts, FillStatus, HintError, HintOutcome, Liveness, OrderHint};
 
 /// A data set behind a fill.
 struct Bed {
@@ -285,4 +285,63 @@ async fn it_stops_with_the_node() {
     bed.scatter(100);
     RealClock::new().sleep(Duration::from_millis(50)).await;
     assert!(bed.source.reads_total() <= 32, "nothing was started after the end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hint_makes_the_set_known_and_its_order_that_of_the_fetches() {
+    let bed = bed_of(2, 50, 100, FillConfig { window_max: 1, ..FillConfig::default() });
+    let order: Vec<u32> = (0..100).map(|step| (step * 37 + 11) % 100).collect();
+    let path = |at: &u32| bed.objects[*at as usize].key.replace("train/", "");
+    let hint = OrderHint::Files(order.iter().map(path).collect());
+    let outcome = bed.fill.hint("train", &hint).expect("its files");
+    assert_eq!(outcome, HintOutcome { files: 100, matched: 100 });
+    bed.until_state("complete").await;
+    let log = bed.source.log();
+    let fetched: Vec<_> = log.iter().map(|read| Arc::clone(&read.key)).collect();
+    let hinted: Vec<_> =
+        order.iter().map(|at| Arc::clone(&bed.objects[*at as usize].key)).collect();
+    // A few are in flight at once and may be logged in any order.
+    for (place, key) in fetched.iter().enumerate() {
+        let expected = hinted.iter().position(|other| other == key).expect("of the set");
+        assert!(place.abs_diff(expected) < 16, "{key}: {place} instead of {expected}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_hint_keeps_the_set_and_a_first_one_replaces_its_parts() {
+    let bed = bed_of(2, 50, 100, FillConfig { enabled: false, ..FillConfig::default() });
+    for folder in ["train/c000", "train/c001", "train", "train"] {
+        bed.fill.hint(folder, &OrderHint::TorchSeeds(vec![1])).expect("a known folder");
+    }
+    let roots: Vec<String> = bed.fill.status().scans.into_iter().map(|scan| scan.root).collect();
+    assert_eq!(roots, ["train"]);
+    bed.access(1, 3);
+    bed.until("the read counts for it", |status| status.scans[0].read == 1).await;
+    bed.fill.hint("train", &OrderHint::Positions(vec![5])).expect("a position");
+    assert_eq!(bed.fill.status().scans[0].read, 1, "what was known of it is kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hint_that_makes_no_sense_is_refused_and_changes_nothing() {
+    let bed = bed(2, 50);
+    let refused = |root: &str, hint: OrderHint| bed.fill.hint(root, &hint).unwrap_err();
+    let files = |names: &[&str]| OrderHint::Files(names.iter().map(|n| (*n).to_owned()).collect());
+    let said = refused("train", files(&["x.jpg", "../c000/00000.jpg"])).to_string();
+    assert!(said.contains("none of the 2") && said.contains("\"x.jpg\""), "{said}");
+    let said = refused("train", OrderHint::Positions(vec![100, u32::MAX])).to_string();
+    assert!(said.contains("100 files below /train"), "{said}");
+    let said = refused("train", OrderHint::Positions(vec![0; 65_537])).to_string();
+    assert!(said.contains("at most 65536"), "{said}");
+    assert_eq!(refused("train", files(&[])), HintError::Empty);
+    assert_eq!(refused("absent", files(&["a"])), HintError::NoFiles { root: "absent".into() });
+    assert!(matches!(
+        refused("train", OrderHint::TorchSeeds(vec![0; 10_001])),
+        HintError::TooLong { .. }
+    ));
+    assert!(bed.fill.status().scans.is_empty());
+    let mixed = OrderHint::Positions(vec![7, 100, 8, 7]);
+    assert_eq!(bed.fill.hint("train", &mixed), Ok(HintOutcome { files: 100, matched: 3 }));
+
+    let off = self::bed_of(1, 9, 100, FillConfig { oracle: false, ..FillConfig::default() });
+    assert_eq!(off.fill.hint("train", &mixed).unwrap_err(), HintError::Off);
 }
