@@ -5,7 +5,10 @@ use std::fmt;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
-use crate::api::{ApiError, CheckEvent, Health, LsEntry, PathQuery, SettingInfo, Status, Usage};
+use crate::api::{
+    ApiError, CheckEvent, Health, HintAnswer, HintRequest, LsEntry, PathQuery, SettingInfo, Status,
+    Usage,
+};
 
 /// How many items of a long answer may wait for a slow client. Enough to fill a socket buffer with
 /// lines of 200 bytes, so that neither side waits for each line of the other.
@@ -71,6 +74,14 @@ pub trait Admin: fmt::Debug + Send + Sync {
     ///
     /// As [`Admin::ls`].
     async fn check(&self, query: PathQuery, out: Lines<CheckEvent>) -> Result<(), ApiError>;
+
+    /// Takes in the order in which a data set will be read, after listing it.
+    ///
+    /// # Errors
+    ///
+    /// When the path is no folder with files, none of the entries is one of them, or nothing would
+    /// look at the order.
+    async fn hint(&self, request: HintRequest) -> Result<HintAnswer, ApiError>;
 
     /// Asks the daemon to unmount and end; returns before it did.
     fn shutdown(&self);

@@ -13,6 +13,7 @@
 //! | `GET /v1/du` | [`PathQuery`] | [`Usage`] |
 //! | `POST /v1/free`, `/v1/pin`, `/v1/unpin` | [`PathQuery`] as JSON | [`Usage`] of what was changed |
 //! | `POST /v1/check` | [`PathQuery`] as JSON | lines of [`CheckEvent`] |
+//! | `POST /v1/hint` | [`HintRequest`] | [`HintAnswer`] |
 //! | `POST /v1/shutdown` | | 202, then the daemon unmounts and ends |
 //! | `GET /metrics` | | Prometheus text |
 //!
@@ -34,6 +35,60 @@ pub struct PathQuery {
     /// Only what is cached on this node.
     #[serde(default)]
     pub cached: bool,
+}
+
+/// The body of `POST /v1/hint` in bytes at most: 10 million positions are 89 MB, two million paths of
+/// 60 bytes 120 MB. It is also the sum of the bodies that the daemon takes in at once.
+pub const HINT_BYTES_MAX: usize = 128 << 20;
+
+/// In which order a job will read: `{"path": "train", "order": {"positions": [2, 0, 1]}}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HintRequest {
+    /// The data set's folder, relative to the root of the mount.
+    #[serde(default)]
+    pub path: String,
+    /// What is known.
+    pub order: HintOrder,
+}
+
+/// Exactly one of these.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HintOrder {
+    /// Paths below the folder, in the order in which they will be read.
+    Files(Vec<String>),
+    /// Places, from 0, in the sorted list of the data set's files, in the order of reading.
+    Positions(Vec<u32>),
+    /// Seeds of `torch.randperm`, one an epoch.
+    TorchSeeds(Vec<u64>),
+}
+
+impl HintOrder {
+    /// How many entries it has.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Files(files) => files.len(),
+            Self::Positions(positions) => positions.len(),
+            Self::TorchSeeds(seeds) => seeds.len(),
+        }
+    }
+
+    /// True without entries.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What became of a hint.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HintAnswer {
+    /// Files of the data set.
+    pub files: u64,
+    /// Entries that name one of them; the others are ignored.
+    pub matched: u64,
 }
 
 /// Whether the daemon serves.

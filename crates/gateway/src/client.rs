@@ -11,11 +11,15 @@ use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::runtime::Handle;
 
-use crate::api::{ApiError, CheckEvent, Health, LsEntry, PathQuery, SettingInfo, Status, Usage};
+use crate::api::{
+    ApiError, CheckEvent, Health, HintAnswer, HintRequest, LsEntry, PathQuery, SettingInfo, Status,
+    Usage,
+};
 
 /// The longest line of a long answer. An entry is a path and a key, both under 4 KiB.
 const LINE_BYTES_MAX: usize = 1 << 20;
@@ -153,6 +157,15 @@ impl Client {
         Ok(self.items(response))
     }
 
+    /// `POST /v1/hint`. Cost: the order as JSON in memory.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClientError`].
+    pub async fn hint(&self, request: &HintRequest) -> Result<HintAnswer, ClientError> {
+        self.post("/v1/hint", request).await
+    }
+
     /// `POST /v1/shutdown`: returns when the daemon agreed, before it ended.
     ///
     /// # Errors
@@ -181,7 +194,7 @@ impl Client {
     async fn post<T: DeserializeOwned>(
         &self,
         path: &str,
-        query: &PathQuery,
+        query: &impl Serialize,
     ) -> Result<T, ClientError> {
         let response = self.send(Method::POST, path, Some(to_json(query))).await?;
         self.decode(&self.collect(response).await?)
@@ -310,8 +323,8 @@ impl<T: DeserializeOwned> ItemStream<T> {
     }
 }
 
-fn to_json(query: &PathQuery) -> Vec<u8> {
-    serde_json::to_vec(query).expect("a path and two flags")
+fn to_json(body: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(body).expect("the API types have string keys and no failing serializers")
 }
 
 /// `path` with the query as parameters.

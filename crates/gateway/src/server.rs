@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Query, State};
+use axum::extract::{Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -19,16 +19,19 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use serde::Serialize;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::admin::{Admin, Lines};
-use crate::api::{ApiError, PathQuery};
+use crate::api::{ApiError, HINT_BYTES_MAX, HintAnswer, HintRequest, PathQuery};
 use crate::metrics;
 
 /// Lines of a long answer that are joined into one chunk at most, so that a listing of a million
 /// entries is not a million writes.
 const LINES_PER_CHUNK_MAX: usize = 256;
+
+/// The unit in which room for the bodies of hints is handed out: a semaphore counts to 2^29.
+const HINT_UNIT_BYTES: usize = 1 << 10;
 
 /// Why the server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +63,8 @@ pub struct Server {
 struct Shared {
     admin: Arc<dyn Admin>,
     tasks: Handle,
+    /// Room for the bodies of hints, in units of [`HINT_UNIT_BYTES`].
+    hint_room: Arc<Semaphore>,
 }
 
 impl Server {
@@ -78,7 +83,8 @@ impl Server {
     ) -> Result<Self, ServerError> {
         let listener = bind_socket(socket)?;
         let (stop, _) = watch::channel(false);
-        let shared = Shared { admin, tasks: tasks.clone() };
+        let hint_room = Arc::new(Semaphore::new(HINT_BYTES_MAX / HINT_UNIT_BYTES));
+        let shared = Shared { admin, tasks: tasks.clone(), hint_room };
         let mut running = Vec::new();
         let served = axum::serve(listener, admin_router(shared.clone()))
             .with_graceful_shutdown(stopped(stop.subscribe()));
@@ -199,6 +205,7 @@ fn admin_router(shared: Shared) -> Router {
             }),
         )
         .route("/v1/check", post(check))
+        .route("/v1/hint", post(hint))
         .route(
             "/v1/shutdown",
             post(|State(s): State<Shared>| async move {
@@ -253,6 +260,42 @@ async fn check(State(shared): State<Shared>, Json(query): Json<PathQuery>) -> Re
         Box::pin(async move { admin.check(query, out).await })
     })
     .await
+}
+
+/// Takes the body itself: axum's own limit is 2 MB, and several large bodies wait for each other
+/// instead of adding up.
+async fn hint(State(shared): State<Shared>, request: Request) -> Response {
+    answer(take_hint(&shared, request).await)
+}
+
+async fn take_hint(shared: &Shared, request: Request) -> Result<HintAnswer, ApiError> {
+    let length = request.headers().get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    let length = length.ok_or_else(|| ApiError::bad_request("a hint needs a Content-Length"))?;
+    let units = match u32::try_from(length.div_ceil(HINT_UNIT_BYTES)) {
+        Ok(units) if length <= HINT_BYTES_MAX => units,
+        _ => {
+            return Err(ApiError::bad_request(format!(
+                "a hint of {length} bytes: at most {HINT_BYTES_MAX}; send positions instead of \
+                 files, or a part of the order"
+            )));
+        }
+    };
+    let room = shared.hint_room.acquire_many(units).await;
+    let _room = room.map_err(|error| ApiError::internal(error.to_string()))?;
+    let body = axum::body::to_bytes(request.into_body(), length).await;
+    let body =
+        body.map_err(|error| ApiError::bad_request(format!("the hint broke off: {error}")))?;
+    // Tens of milliseconds for a long order: not in the way of other answers.
+    let parsed = shared.tasks.spawn_blocking(move || serde_json::from_slice::<HintRequest>(&body));
+    let parsed = parsed.await.map_err(|error| ApiError::internal(error.to_string()))?;
+    let request = parsed.map_err(|error| {
+        ApiError::bad_request(format!(
+            "the hint is not as it should be: {error}; it is {{\"path\": FOLDER, \"order\": \
+             {{\"files\": [..]}}}}, or \"positions\" (whole numbers from 0), or \"torch_seeds\""
+        ))
+    })?;
+    shared.admin.hint(request).await
 }
 
 fn answer<T: Serialize>(result: Result<T, ApiError>) -> Response {

@@ -8,7 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use feedline_gateway::api::{CheckEvent, Health, LsEntry, PathQuery, SettingInfo, Status, Usage};
+use feedline_gateway::api::{
+    CheckEvent, HINT_BYTES_MAX, Health, HintAnswer, HintOrder, HintRequest, LsEntry, PathQuery,
+    SettingInfo, Status, Usage,
+};
 use feedline_gateway::{Admin, ApiError, Client, ClientError, Lines, Server, ServerError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Handle;
@@ -103,6 +106,15 @@ impl Admin for Fake {
         out.send(CheckEvent::Corrupt { path: "a".into(), detail: "bad".into() }).await;
         out.send(CheckEvent::Done { files: 1, bytes: 2, corrupt: 1 }).await;
         Ok(())
+    }
+
+    async fn hint(&self, request: HintRequest) -> Result<HintAnswer, ApiError> {
+        let sum = match &request.order {
+            HintOrder::Positions(positions) => positions.iter().map(|at| u64::from(*at)).sum(),
+            HintOrder::Files(_) => return Err(ApiError::not_found(request.path)),
+            HintOrder::TorchSeeds(seeds) => seeds[0],
+        };
+        Ok(HintAnswer { files: request.order.len() as u64, matched: sum })
     }
 
     fn shutdown(&self) {
@@ -262,4 +274,69 @@ async fn the_tcp_address_serves_metrics_and_health_and_nothing_else() {
     s.fake.serving.store(true, Ordering::SeqCst);
     assert!(http_get(address, "/readyz").await.starts_with("HTTP/1.1 200"));
     assert!(http_get(address, "/v1/config").await.starts_with("HTTP/1.1 404"));
+}
+
+#[tokio::test]
+async fn a_hint_of_a_million_positions_arrives_whole() {
+    let s = setup();
+    let hint = |order| HintRequest { path: "train".into(), order };
+    let positions: Vec<u32> = (0..1_000_000).collect();
+    let answer = s.client.hint(&hint(HintOrder::Positions(positions))).await.unwrap();
+    assert_eq!(answer, HintAnswer { files: 1_000_000, matched: 499_999_500_000 });
+    let answer = s.client.hint(&hint(HintOrder::TorchSeeds(vec![u64::MAX]))).await.unwrap();
+    assert_eq!(answer, HintAnswer { files: 1, matched: u64::MAX });
+    let error = s.client.hint(&hint(HintOrder::Files(vec!["a".into()]))).await.unwrap_err();
+    assert!(matches!(error, ClientError::Api(ApiError { kind, .. }) if kind == "not_found"));
+}
+
+/// Posts this to `/v1/hint` with its length, or the one said instead, and returns the answer.
+async fn post_hint(s: &Setup, head: &str, body: &[u8]) -> String {
+    let mut stream = tokio::net::UnixStream::connect(&s.socket).await.unwrap();
+    let head = format!("POST /v1/hint HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{head}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(body).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn a_hint_that_makes_no_sense_is_refused_with_what_it_should_be() {
+    let s = setup();
+    for body in [
+        &br#"{"path": "train"}"#[..],
+        br#"{"path": "train", "order": {}}"#,
+        br#"{"path": "train", "order": {"files": ["a"], "positions": [1]}}"#,
+        br#"{"path": "train", "order": {"positions": [-1]}}"#,
+        br#"{"path": "train", "order": {"positions": [4294967296]}}"#,
+        br#"{"path": "train", "order": {"files": [1]}}"#,
+        b"{\"path\": \"train\", \"order\": {\"files\": [\"\xff\"]}}",
+        br#"{"path": "train", "order": {"positions": [1]}, "more": 1}"#,
+        b"",
+    ] {
+        let answer = post_hint(&s, &format!("content-length: {}", body.len()), body).await;
+        assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+        assert!(answer.contains("torch_seeds") && answer.contains("bad_request"), "{answer}");
+    }
+    let answer = post_hint(&s, "transfer-encoding: chunked", b"0\r\n\r\n").await;
+    assert!(answer.contains("Content-Length"), "{answer}");
+    let long = format!("content-length: {}", HINT_BYTES_MAX + 1);
+    let answer = post_hint(&s, &long, b"").await;
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("positions"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_hint_whose_sender_stalls_makes_only_large_ones_wait() {
+    let s = setup();
+    let mut stalled = tokio::net::UnixStream::connect(&s.socket).await.unwrap();
+    let head =
+        format!("POST /v1/hint HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", 127 << 20);
+    stalled.write_all(head.as_bytes()).await.unwrap();
+    let small = HintRequest { path: String::new(), order: HintOrder::TorchSeeds(vec![7]) };
+    assert_eq!(s.client.hint(&small).await.unwrap().matched, 7);
+    let large = HintRequest { path: "x".repeat(2 << 20), order: HintOrder::TorchSeeds(vec![8]) };
+    let waiting = s.client.hint(&large);
+    // When its sender is gone the room is free again.
+    drop(stalled);
+    assert_eq!(waiting.await.unwrap().matched, 8);
 }

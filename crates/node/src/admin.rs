@@ -6,7 +6,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use feedline_cache::Cache;
-use feedline_gateway::api::{CheckEvent, Health, LsEntry, PathQuery, SettingInfo, Status, Usage};
+use feedline_fill::{HintError, OrderHint};
+use feedline_gateway::api::{
+    CheckEvent, Health, HintAnswer, HintOrder, HintRequest, LsEntry, PathQuery, SettingInfo,
+    Status, Usage,
+};
 use feedline_gateway::{Admin, ApiError, Lines};
 use feedline_model::{Clock, Directory, Object, ObjectId, ReadError, Tree};
 use feedline_mount::MountHandle;
@@ -38,6 +42,7 @@ pub(crate) struct NodeAdmin {
     chain: Chain,
     pins: Pins,
     clock: Arc<dyn Clock>,
+    tasks: Handle,
     mount: OnceLock<Arc<MountHandle>>,
     started: Duration,
     state: AtomicU8,
@@ -57,11 +62,13 @@ impl NodeAdmin {
         chain: Chain,
         pins: Pins,
         clock: Arc<dyn Clock>,
+        tasks: Handle,
     ) -> Self {
         let started = clock.monotonic();
         let state = AtomicU8::new(State::Starting as u8);
         let (stop, _) = watch::channel(false);
-        Self { config, chain, pins, clock, mount: OnceLock::new(), started, state, stop }
+        let mount = OnceLock::new();
+        Self { config, chain, pins, clock, tasks, mount, started, state, stop }
     }
 
     pub(crate) fn chain(&self) -> &Chain {
@@ -314,6 +321,27 @@ impl NodeAdmin {
         Ok(usage)
     }
 
+    /// Lists the folder and all below it, for files are known by their place in it, then hands the
+    /// hint over. A folder below that cannot be listed has no files in the order.
+    async fn take_hint(&self, path: String, hint: OrderHint) -> Result<HintAnswer, ApiError> {
+        if let Target::File(..) = self.target(&path).await? {
+            return Err(ApiError::bad_request(format!(
+                "/{path} is a file: give the folder of the data set"
+            )));
+        }
+        let mut directories = std::pin::pin!(self.chain.namespace.walk(&path));
+        while let Some(directory) = directories.next().await {
+            if let Err(error) = directory {
+                tracing::warn!(path, %error, "hint: a folder cannot be listed");
+            }
+        }
+        let fill = Arc::clone(&self.chain.fill);
+        let taken = self.tasks.spawn_blocking(move || fill.hint(&path, &hint)).await;
+        let taken = taken.map_err(|error| ApiError::internal(error.to_string()))?;
+        let outcome = taken.map_err(hint_error)?;
+        Ok(HintAnswer { files: outcome.files, matched: outcome.matched })
+    }
+
     async fn check_below(&self, path: &str, out: &Lines<CheckEvent>) -> Result<(), ApiError> {
         let total = self.usage(path).await?;
         let (mut files, mut bytes, mut corrupt) = (0, 0, 0);
@@ -435,6 +463,16 @@ impl Admin for NodeAdmin {
         self.check_below(&clean(query).path, &out).await
     }
 
+    async fn hint(&self, request: HintRequest) -> Result<HintAnswer, ApiError> {
+        let path = request.path.trim_matches('/').to_owned();
+        let hint = match request.order {
+            HintOrder::Files(files) => OrderHint::Files(files),
+            HintOrder::Positions(positions) => OrderHint::Positions(positions),
+            HintOrder::TorchSeeds(seeds) => OrderHint::TorchSeeds(seeds),
+        };
+        self.take_hint(path, hint).await
+    }
+
     fn shutdown(&self) {
         self.set_state(State::Stopping);
         self.stop.send_replace(true);
@@ -455,6 +493,17 @@ fn id_at(directory: &Directory, index: usize) -> ObjectId {
 fn is_cached(cache: &Cache, id: &ObjectId, size: u64) -> bool {
     use feedline_model::ObjectIndex;
     size == 0 || cache.contains(id)
+}
+
+/// A [`HintError`] as the API says it, without a wildcard.
+fn hint_error(error: HintError) -> ApiError {
+    match error {
+        HintError::NoFiles { .. } => ApiError::not_found(error.to_string()),
+        HintError::Empty
+        | HintError::NoMatch { .. }
+        | HintError::TooLong { .. }
+        | HintError::Off => ApiError::bad_request(error.to_string()),
+    }
 }
 
 /// A [`ReadError`] as the API says it, without a wildcard: a new kind must be decided on.

@@ -368,7 +368,8 @@ async fn go_live(
             return Err(error);
         }
     };
-    let admin = Arc::new(NodeAdmin::new(Arc::clone(config), chain, pins, Arc::clone(clock)));
+    let admin =
+        Arc::new(NodeAdmin::new(Arc::clone(config), chain, pins, Arc::clone(clock), tasks.clone()));
     let ends = match mount_and_announce(config, &admin, clock, tasks, signals).await {
         Ok(ends) => ends,
         Err(error) => {
