@@ -6,7 +6,8 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    check, completions, config, demo, doctor, ls, man, mount, stat, status, umount, usage, watchdog,
+    check, completions, config, demo, doctor, hint, ls, man, mount, stat, status, umount, usage,
+    watchdog,
 };
 use crate::failure::{self, Failure, Outcome};
 
@@ -59,6 +60,8 @@ enum Command {
     /// Take back a pin.
     #[command(after_help = "Example:\n  feedline unpin /mnt/data/val")]
     Unpin(usage::Args),
+    /// Tell in which order a job will read a data set, where that cannot be recognised.
+    Hint(hint::Args),
     /// Read back what is cached below a path and verify it.
     Check(check::Args),
     /// Each setting: value, source, meaning.
@@ -114,6 +117,7 @@ fn dispatch(command: Command, args: &[OsString]) -> Outcome {
         Command::Free(args) => usage::run(usage::Verb::Free, &args),
         Command::Pin(args) => usage::run(usage::Verb::Pin, &args),
         Command::Unpin(args) => usage::run(usage::Verb::Unpin, &args),
+        Command::Hint(args) => hint::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Doctor(args) => doctor::run(&args),

@@ -7,7 +7,9 @@
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use feedline_node::api::{CheckEvent, LsEntry, PathQuery, SettingInfo, Status, Usage};
+use feedline_node::api::{
+    CheckEvent, HintAnswer, HintRequest, LsEntry, PathQuery, SettingInfo, Status, Usage,
+};
 use feedline_node::registry::{self, Registered};
 use feedline_node::{Client, ClientError, ItemStream};
 use serde::de::DeserializeOwned;
@@ -208,6 +210,11 @@ impl Daemon {
     /// Takes back a pin.
     pub(crate) fn unpin(&self, path: String) -> anyhow::Result<Usage> {
         self.call(self.client.unpin(&below(path)))
+    }
+
+    /// Tells the order of reads.
+    pub(crate) fn hint(&self, request: &HintRequest) -> anyhow::Result<HintAnswer> {
+        self.call(self.client.hint(request))
     }
 
     /// Reads back and verifies.

@@ -10,6 +10,7 @@ mod configured;
 mod demo;
 mod errors;
 mod hard;
+mod hints;
 mod lifecycle;
 mod loaders;
 mod mount_helper;

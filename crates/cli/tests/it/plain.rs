@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::sandbox::{Ran, Sandbox};
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 18] = [
     "mount",
     "umount",
     "status",
@@ -14,6 +14,7 @@ const COMMANDS: [&str; 17] = [
     "free",
     "pin",
     "unpin",
+    "hint",
     "check",
     "config",
     "doctor",
