@@ -16,6 +16,7 @@ mod loaders;
 mod mount_helper;
 mod names;
 mod plain;
+mod python;
 mod readme;
 mod sandbox;
 mod watchdog;
