@@ -100,7 +100,7 @@ def hint(
         if not entries:
             raise HintError(f"no entry of the order can name a file ({ignored} cannot)")
         daemon, below = found
-        body = json.dumps({"path": below, "order": {chosen[0]: entries}}, ensure_ascii=False, separators=(",", ":"))
+        body = json.dumps({"path": below, "from": os.getpid(), "order": {chosen[0]: entries}}, ensure_ascii=False, separators=(",", ":"))
         given_count = len(entries) + ignored
         del entries
         answer = post(daemon, "/v1/hint", body.encode(), TIMEOUT_S)

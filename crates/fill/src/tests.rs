@@ -293,7 +293,7 @@ async fn a_hint_makes_the_set_known_and_its_order_that_of_the_fetches() {
     let order: Vec<u32> = (0..100).map(|step| (step * 37 + 11) % 100).collect();
     let path = |at: &u32| bed.objects[*at as usize].key.replace("train/", "");
     let hint = OrderHint::Files(order.iter().map(path).collect());
-    let outcome = bed.fill.hint("train", &hint).expect("its files");
+    let outcome = bed.fill.hint("train", 0, &hint).expect("its files");
     assert_eq!(outcome, HintOutcome { files: 100, matched: 100 });
     bed.until_state("complete").await;
     let log = bed.source.log();
@@ -311,20 +311,20 @@ async fn a_hint_makes_the_set_known_and_its_order_that_of_the_fetches() {
 async fn a_second_hint_keeps_the_set_and_a_first_one_replaces_its_parts() {
     let bed = bed_of(2, 50, 100, FillConfig { enabled: false, ..FillConfig::default() });
     for folder in ["train/c000", "train/c001", "train", "train"] {
-        bed.fill.hint(folder, &OrderHint::TorchSeeds(vec![1])).expect("a known folder");
+        bed.fill.hint(folder, 0, &OrderHint::TorchSeeds(vec![1])).expect("a known folder");
     }
     let roots: Vec<String> = bed.fill.status().scans.into_iter().map(|scan| scan.root).collect();
     assert_eq!(roots, ["train"]);
     bed.access(1, 3);
     bed.until("the read counts for it", |status| status.scans[0].read == 1).await;
-    bed.fill.hint("train", &OrderHint::Positions(vec![5])).expect("a position");
+    bed.fill.hint("train", 0, &OrderHint::Positions(vec![5])).expect("a position");
     assert_eq!(bed.fill.status().scans[0].read, 1, "what was known of it is kept");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hint_that_makes_no_sense_is_refused_and_changes_nothing() {
     let bed = bed(2, 50);
-    let refused = |root: &str, hint: OrderHint| bed.fill.hint(root, &hint).unwrap_err();
+    let refused = |root: &str, hint: OrderHint| bed.fill.hint(root, 0, &hint).unwrap_err();
     let files = |names: &[&str]| OrderHint::Files(names.iter().map(|n| (*n).to_owned()).collect());
     let said = refused("train", files(&["x.jpg", "../c000/00000.jpg"])).to_string();
     assert!(said.contains("none of the 2") && said.contains("\"x.jpg\""), "{said}");
@@ -340,8 +340,8 @@ async fn a_hint_that_makes_no_sense_is_refused_and_changes_nothing() {
     ));
     assert!(bed.fill.status().scans.is_empty());
     let mixed = OrderHint::Positions(vec![7, 100, 8, 7]);
-    assert_eq!(bed.fill.hint("train", &mixed), Ok(HintOutcome { files: 100, matched: 3 }));
+    assert_eq!(bed.fill.hint("train", 0, &mixed), Ok(HintOutcome { files: 100, matched: 3 }));
 
     let off = self::bed_of(1, 9, 100, FillConfig { oracle: false, ..FillConfig::default() });
-    assert_eq!(off.fill.hint("train", &mixed).unwrap_err(), HintError::Off);
+    assert_eq!(off.fill.hint("train", 0, &mixed).unwrap_err(), HintError::Off);
 }

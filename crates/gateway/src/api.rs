@@ -48,6 +48,9 @@ pub struct HintRequest {
     /// The data set's folder, relative to the root of the mount.
     #[serde(default)]
     pub path: String,
+    /// Who tells it, such as a rank's process id: the next order from there replaces this one.
+    #[serde(default)]
+    pub from: u32,
     /// What is known.
     pub order: HintOrder,
 }

@@ -279,7 +279,7 @@ async fn the_tcp_address_serves_metrics_and_health_and_nothing_else() {
 #[tokio::test]
 async fn a_hint_of_a_million_positions_arrives_whole() {
     let s = setup();
-    let hint = |order| HintRequest { path: "train".into(), order };
+    let hint = |order| HintRequest { path: "train".into(), from: 7, order };
     let positions: Vec<u32> = (0..1_000_000).collect();
     let answer = s.client.hint(&hint(HintOrder::Positions(positions))).await.unwrap();
     assert_eq!(answer, HintAnswer { files: 1_000_000, matched: 499_999_500_000 });
@@ -332,9 +332,10 @@ async fn a_hint_whose_sender_stalls_makes_only_large_ones_wait() {
     let head =
         format!("POST /v1/hint HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", 127 << 20);
     stalled.write_all(head.as_bytes()).await.unwrap();
-    let small = HintRequest { path: String::new(), order: HintOrder::TorchSeeds(vec![7]) };
+    let small = HintRequest { path: String::new(), from: 0, order: HintOrder::TorchSeeds(vec![7]) };
     assert_eq!(s.client.hint(&small).await.unwrap().matched, 7);
-    let large = HintRequest { path: "x".repeat(2 << 20), order: HintOrder::TorchSeeds(vec![8]) };
+    let large =
+        HintRequest { path: "x".repeat(2 << 20), from: 0, order: HintOrder::TorchSeeds(vec![8]) };
     let waiting = s.client.hint(&large);
     // When its sender is gone the room is free again.
     drop(stalled);

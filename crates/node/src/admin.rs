@@ -323,7 +323,12 @@ impl NodeAdmin {
 
     /// Lists the folder and all below it, for files are known by their place in it, then hands the
     /// hint over. A folder below that cannot be listed has no files in the order.
-    async fn take_hint(&self, path: String, hint: OrderHint) -> Result<HintAnswer, ApiError> {
+    async fn take_hint(
+        &self,
+        path: String,
+        from: u32,
+        hint: OrderHint,
+    ) -> Result<HintAnswer, ApiError> {
         if let Target::File(..) = self.target(&path).await? {
             return Err(ApiError::bad_request(format!(
                 "/{path} is a file: give the folder of the data set"
@@ -336,7 +341,7 @@ impl NodeAdmin {
             }
         }
         let fill = Arc::clone(&self.chain.fill);
-        let taken = self.tasks.spawn_blocking(move || fill.hint(&path, &hint)).await;
+        let taken = self.tasks.spawn_blocking(move || fill.hint(&path, from, &hint)).await;
         let taken = taken.map_err(|error| ApiError::internal(error.to_string()))?;
         let outcome = taken.map_err(hint_error)?;
         Ok(HintAnswer { files: outcome.files, matched: outcome.matched })
@@ -470,7 +475,7 @@ impl Admin for NodeAdmin {
             HintOrder::Positions(positions) => OrderHint::Positions(positions),
             HintOrder::TorchSeeds(seeds) => OrderHint::TorchSeeds(seeds),
         };
-        self.take_hint(path, hint).await
+        self.take_hint(path, request.from, hint).await
     }
 
     fn shutdown(&self) {

@@ -73,7 +73,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
         (None, None) => return Err(Failure::usage("give --order or --sampler").into()),
     };
     let (given, epochs) = (order.len() as u64, matches!(order, HintOrder::TorchSeeds(_)));
-    let answer = daemon.hint(&HintRequest { path: path.clone(), order })?;
+    let answer = daemon.hint(&HintRequest { path: path.clone(), from: 0, order })?;
     if args.json {
         output::json(&answer)?;
         return Ok(0);

@@ -110,10 +110,8 @@ fn facts(status: &Status) -> Table {
             output::bytes(status.resident_bytes)
         ),
     );
-    let reason = status.open_mode_reason.as_ref().map_or(String::new(), |why| format!(" ({why})"));
-    row("open", format!("{}{reason}", status.open_mode));
-    let reason = status.transport_reason.as_ref().map_or(String::new(), |why| format!(" ({why})"));
-    row("transport", format!("{}{reason}", status.transport));
+    row("open", with_reason(&status.open_mode, status.open_mode_reason.as_deref()));
+    row("transport", with_reason(&status.transport, status.transport_reason.as_deref()));
     let reads = &status.reads;
     row(
         "reads",
@@ -163,6 +161,11 @@ fn facts(status: &Status) -> Table {
         row("hidden keys", counters(&tree.hidden));
     }
     table
+}
+
+/// A choice, and why it is not the one asked for.
+fn with_reason(choice: &str, reason: Option<&str>) -> String {
+    reason.map_or_else(|| choice.to_owned(), |why| format!("{choice} ({why})"))
 }
 
 /// What was fetched ahead, if anything was.
