@@ -8,8 +8,11 @@
 //! | --- | --- |
 //! | the same as the latest one | 1 |
 //! | the same as the one before that differed (a worker's jump to its next batch) | 2 |
-//! | forward by d | 3 + (2 floor(log2 d) + 1) |
-//! | backward by d | 3 + (2 floor(log2 d) + 1) |
+//! | forward by 1, 2, 4, … 128: the usual numbers of ranks | 7 |
+//! | forward by any d | 4 + (2 floor(log2 d) + 1) |
+//! | backward by any d, only where several streams are looked at as one | 3 + (2 floor(log2 d) + 1) |
+//!
+//! A stream that steps backward begins a new run: whoever draws from a queue goes forward.
 //!
 //! # Why chance does not lock
 //!
@@ -20,7 +23,7 @@
 //! so R opens of one stream against one order lock falsely with probability at most R 2^-T. With
 //! T = 48, 1,000 orders tried and 10^6 opens: 3.6e-6.
 //!
-//! What it costs in opens: a shard of DALI's order of 20,000 files (log2 n = 14.3) gains 10.3 bits at
+//! What it costs in opens: a shard of DALI's order of 20,000 files (log2 n = 14.3) gains 9.3 bits at
 //! its second open and 13.3 at each later one: 48 bits after 5 opens.
 
 use crate::order::Order;
@@ -33,13 +36,17 @@ pub(crate) const BITS_PRIOR: f32 = 32.0;
 /// them locks falsely once in a million opens, for three opens.
 pub(crate) const BITS_FOLLOWED: f32 = 20.0;
 /// Evidence for an order that the streams together have just been found on.
-pub(crate) const BITS_PROVEN: f32 = 8.0;
+pub(crate) const BITS_PROVEN: f32 = 7.0;
+/// Opens during which that is enough.
+pub(crate) const PROVEN_OPENS: u64 = 256;
 /// Opens of a run that the sequential and the reversed order ask for besides: listings and small
 /// scans of neighbours are not drawn at random.
 pub(crate) const RUN_LISTING: u32 = 8;
-/// Steps backward in a row at which a run ends. Threads that draw from a queue overtake each other, so
-/// single ones are no sign against an order.
+/// Steps backward in a row at which the run of several streams ends. Threads that draw from a queue
+/// overtake each other, so single ones are no sign against an order.
 const BACK_MAX: u32 = 3;
+/// The largest of the usual numbers of ranks, which have a short code.
+const USUAL_MAX: u32 = 128;
 /// What the evidence is capped at: nothing more is to be gained.
 const BITS_MAX: f32 = 256.0;
 
@@ -62,6 +69,8 @@ pub(crate) struct Fit {
     run: u32,
     /// Steps backward in a row.
     back: u32,
+    /// How many steps backward in a row end the run.
+    back_max: u32,
     /// Places of the order, and the bits that tell one.
     len: u32,
     place_bits: f32,
@@ -79,9 +88,15 @@ impl Fit {
             best: 0.0,
             run: 0,
             back: 0,
+            back_max: 1,
             len,
             place_bits: bits(len),
         }
+    }
+
+    /// A fit of several streams looked at as one.
+    pub(crate) fn of_many(len: u32) -> Self {
+        Self { back_max: BACK_MAX, ..Self::new(Steps::default(), len) }
     }
 
     /// Takes in an open of a position.
@@ -107,7 +122,7 @@ impl Fit {
             return; // the same place again
         }
         self.back = if len - forward < forward { self.back + 1 } else { 0 };
-        if BACK_MAX <= self.back {
+        if self.back_max <= self.back {
             self.begin(place); // whoever goes backward reads another order
             return;
         }
@@ -148,10 +163,14 @@ impl Fit {
         if forward == self.steps.other {
             return 2.0;
         }
-        let shorter = forward.min(len - forward);
         #[expect(clippy::cast_precision_loss, reason = "at most 31")]
-        let log = shorter.ilog2() as f32;
-        3.0 + 2.0 * log + 1.0
+        let gamma = |step: u32| 2.0 * step.ilog2() as f32 + 1.0;
+        if len - forward < forward {
+            return 3.0 + gamma(len - forward);
+        }
+        let usual = forward.is_power_of_two() && forward <= USUAL_MAX;
+        let any = 4.0 + gamma(forward);
+        if usual { any.min(7.0) } else { any }
     }
 
     /// The evidence of the run that is on.

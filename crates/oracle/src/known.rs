@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::fit::{BITS_COLD, BITS_FOLLOWED, BITS_PRIOR, RUN_LISTING, Steps};
+use crate::fit::{
+    BITS_COLD, BITS_FOLLOWED, BITS_PRIOR, BITS_PROVEN, PROVEN_OPENS, RUN_LISTING, Steps,
+};
 use crate::order::Order;
 use crate::sampler::{After, Family, Sampler};
 
@@ -12,16 +14,25 @@ pub(crate) struct Known {
     pub(crate) order: Arc<Order>,
     /// The opens of the data set when a stream was last found on it; `None`: none ever was.
     pub(crate) used: Option<u64>,
+    /// When streams together were first found on it.
+    found: Option<u64>,
 }
 
 impl Known {
+    /// Streams were found on it, together or one of them.
+    pub(crate) fn found(&mut self, opens: u64) {
+        self.used = Some(opens);
+        self.found.get_or_insert(opens);
+    }
+
     /// The evidence and the length of run that a stream must show to lock on it, at this number of
     /// opens of the data set. `least`: what is enough for an order that others follow.
     pub(crate) fn threshold(&self, opens: u64, n: u32, least: f32) -> (f32, u32) {
         let epoch = u64::from(n).max(1_024);
         let followed = self.used.is_some_and(|used| opens <= used.saturating_add(epoch));
         if followed {
-            return (least, 2);
+            let new = self.found.is_some_and(|found| opens <= found + PROVEN_OPENS);
+            return (if new { BITS_PROVEN } else { least }, 2);
         }
         match self.order.sampler {
             Sampler::Sequential | Sampler::Reversed => (BITS_COLD, RUN_LISTING),
@@ -47,7 +58,7 @@ impl Shelf {
         // The order in use and the next one are kept whatever they take.
         let tables_max = usize::try_from(memory_bytes_max / each).unwrap_or(2).clamp(2, 16);
         let listing = [Order::sequential(n), Order::reversed(n)];
-        let orders = listing.map(|order| Known { order: Arc::new(order), used: None });
+        let orders = listing.map(|order| Known { order: Arc::new(order), used: None, found: None });
         Self { orders: orders.into(), version: 1, tables_max }
     }
 
@@ -58,14 +69,14 @@ impl Shelf {
     /// A stream was found on the order.
     pub(crate) fn use_now(&mut self, sampler: Sampler, opens: u64) {
         if let Some(known) = self.orders.iter_mut().find(|known| known.order.sampler == sampler) {
-            known.used = Some(opens);
+            known.found(opens);
         }
     }
 
     /// Adds an order or replaces the one of the same sampler. `used`: see [`Known`].
     pub(crate) fn add(&mut self, order: Arc<Order>, used: Option<u64>) {
         self.orders.retain(|known| known.order.sampler != order.sampler);
-        self.orders.push(Known { order, used });
+        self.orders.push(Known { order, used, found: None });
         self.version += 1;
     }
 

@@ -34,6 +34,21 @@
 //! assert_eq!(oracle.verdict().sampler, "sequential");
 //! ```
 //!
+//! # What always holds
+//!
+//! - A prediction is a guess: nothing here may decide what bytes a reader gets.
+//! - A stream that reads at random locks at most once in 2^48 tries (see `fit`); a stream that leaves
+//!   its order is dropped after three opens.
+//! - Every list has a maximum: streams and orders by [`Config`], work by a credit that opens earn.
+//!
+//! # Reading order
+//!
+//! `oracle` takes opens in. `fit` is the evidence, `shape` where a stream goes, `walk` a locked stream;
+//! `shared` is a queue of several. `sampler` and [`shuffle`] make orders, `search` tries them,
+//! `prepare` gets hold of those that will be needed, `succession` is about streams that end and follow
+//! one another. `predict` and `verdict` are what comes out.
+//! `docs/decisions/006-the-sampler-oracle.md` has the figures.
+//!
 //! # Deliberately absent
 //!
 //! - No IO, no clock, no thread, no lock: time is counted in opens, work is handed to the owner.

@@ -44,6 +44,8 @@ pub struct Oracle {
     pub(crate) habits: Habits,
     /// All opens of open streams as if they were one stream's: a queue shows here.
     pub(crate) merged: Stream,
+    /// The place of the latest open in each known order; kept to save the allocation.
+    places: Vec<Option<u32>>,
     pub(crate) search: Search,
     pub(crate) recorder: Recorder,
     pub(crate) hint_seeds: Vec<u64>,
@@ -70,6 +72,7 @@ impl Oracle {
             shelf: Shelf::new(n, config.memory_bytes_max),
             habits: Habits::default(),
             merged: Stream::new(0),
+            places: Vec::new(),
             search: Search::new(n, config.torch_key_max, config.dali_epoch_max),
             recorder: Recorder::new(n),
             hint_seeds: Vec::new(),
@@ -165,6 +168,8 @@ impl Oracle {
 
     /// Compares the latest open of an open stream, already noted, with every known order.
     fn observe_open(&mut self, id: u32, position: u32) {
+        self.places.clear();
+        self.places.extend(self.shelf.orders.iter().map(|known| known.order.place(position)));
         self.observe_merged(position);
         if self.opens.is_multiple_of(JOINT) {
             self.observe_jointly();
@@ -179,9 +184,9 @@ impl Oracle {
         let stream = self.streams.get_mut(&id)?;
         let current = stream.known == self.shelf.version;
         match (&mut stream.state, latest) {
-            (State::Open(fits), Some(position)) if current => {
-                for (fit, known) in fits.iter_mut().zip(&self.shelf.orders) {
-                    fit.feed(&known.order, position);
+            (State::Open(fits), Some(_)) if current => {
+                for (fit, &place) in fits.iter_mut().zip(&self.places) {
+                    fit.feed_place(place);
                 }
             }
             (State::Open(_), _) => {
@@ -214,13 +219,13 @@ impl Oracle {
         let current = self.merged.known == version;
         match &mut self.merged.state {
             State::Open(fits) if current => {
-                for (fit, known) in fits.iter_mut().zip(&self.shelf.orders) {
-                    fit.feed(&known.order, position);
+                for (fit, &place) in fits.iter_mut().zip(&self.places) {
+                    fit.feed_place(place);
                 }
             }
             _ => {
                 let orders = self.shelf.orders.iter();
-                let fits = orders.map(|known| self.merged.fit(&known.order, Steps::default(), 0.0));
+                let fits = orders.map(|known| self.merged.fit_of_many(&known.order));
                 self.merged.state = State::Open(fits.collect());
                 self.merged.known = version;
             }
@@ -229,7 +234,7 @@ impl Oracle {
         for (fit, known) in fits.iter().zip(&mut self.shelf.orders) {
             let (bits, run) = known.threshold(self.opens, self.n, fit::BITS_FOLLOWED);
             if bits.max(fit::BITS_PRIOR) <= fit.bits() && run <= fit.run() {
-                known.used = Some(self.opens);
+                known.found(self.opens);
             }
         }
     }
@@ -250,7 +255,7 @@ impl Oracle {
                 steps += fit.run().saturating_sub(1);
             }
             if joint.is_enough() && fit::RUN_LISTING <= steps {
-                known.used = Some(self.opens);
+                known.found(self.opens);
                 proven = true;
             }
         }

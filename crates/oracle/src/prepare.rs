@@ -53,7 +53,9 @@ impl Oracle {
         let waiting = self.streams.values().filter(|stream| stream.is_open());
         let mut waiting: Vec<&Stream> =
             waiting.filter(|stream| SAMPLE_MIN <= stream.fresh).collect();
-        if waiting.is_empty() {
+        let anyone = self.streams.values().any(Stream::is_open);
+        let together = anyone && SAMPLE_MIN < self.merged.fresh;
+        if waiting.is_empty() && !together {
             self.search.rest();
             return None;
         }
@@ -85,9 +87,13 @@ impl Oracle {
             return;
         }
         for order in outcome.found.orders {
+            let sampler = order.sampler;
             let used = (!matches!(outcome.standing, Standing::Given | Standing::Likely))
                 .then_some(self.opens);
             self.shelf.add(order, used);
+            if outcome.standing == Standing::Proven {
+                self.shelf.use_now(sampler, self.opens);
+            }
         }
         let needed: Vec<Sampler> = self.needed().collect();
         self.shelf.shrink(|sampler| needed.contains(&sampler));

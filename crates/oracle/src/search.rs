@@ -6,14 +6,16 @@
 //! | piece | draws |
 //! | --- | --- |
 //! | DALI's shuffle, kept at hand from then on | n |
-//! | the first 8,192 places of `randperm`, for each of 201 seeds | 1.6 million |
+//! | the first 4,096 places of `randperm`, for each of 201 seeds | 0.8 million |
 //! | `shuffle_after_epoch`, the first epochs of each kind | 14 n |
 //! | *deep*: the rest of those epochs, and the whole of each `randperm` | about 590 n |
 //!
 //! A stream that is seen from the start of its epoch reads among the first places of the order, so
 //! the first pieces find every known sampler; the deep ones are for a job that was joined midway. A
-//! draw with its swap takes 3 to 10 ns. The whole search lives on a credit, [`CREDIT_MAX`] draws at
-//! first and [`CREDIT_OPEN`] more for each open: about a microsecond an open if nothing ever fits.
+//! draw with its swap takes 8 ns where the order fits the processor's caches, 20 to 45 ns for 1 to
+//! 10 million files. The quick pieces live on a credit of [`QUICK_CREDIT`] draws and [`QUICK_OPEN`]
+//! more for each open, the deep ones on [`DEEP_CREDIT`] and [`DEEP_OPEN`], so that a job that never
+//! fits costs about a microsecond an open.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,12 +25,18 @@ use crate::order::Order;
 use crate::sampler::{Chain, Sampler};
 use crate::shuffle::torch_randperm_start;
 
-/// Draws that may be made before any open.
-pub(crate) const CREDIT_MAX: u64 = 128 << 20;
-/// Draws that each open allows.
-pub(crate) const CREDIT_OPEN: u64 = 128;
-/// Places of a `randperm` that the quick piece makes: 64 ranks that have read 128 files each.
-const START_PLACES: u32 = 8_192;
+/// Draws for quick pieces: at first and at most, ...
+const QUICK_CREDIT: u64 = 64 << 20;
+/// ... and added by each open.
+const QUICK_OPEN: u64 = 64;
+/// Draws for deep pieces at first, ...
+const DEEP_CREDIT: u64 = 8 << 20;
+/// ... at most, ...
+const DEEP_CREDIT_MAX: u64 = 64 << 20;
+/// ... and added by each open.
+const DEEP_OPEN: u64 = 32;
+/// Places of a `randperm` that the quick piece makes: 64 ranks that have read 64 files each.
+const START_PLACES: u32 = 4_096;
 /// Epochs of each chain that belong to the quick pieces.
 const CHAIN_QUICK: u32 = 4;
 /// Opens before the chains of a large data set are tried: they are dear, so once the streams have
@@ -135,7 +143,10 @@ impl Trial {
         }
         let mut joint = Joint::default();
         self.samples.iter().enumerate().any(|(at, sample)| {
-            let mut fit = Fit::new(Steps::default(), self.n);
+            let mut fit = match at {
+                0 => Fit::of_many(self.n),
+                _ => Fit::new(Steps::default(), self.n),
+            };
             for &slot in sample {
                 let place = self.places[usize::from(slot)];
                 fit.feed_place((place != u32::MAX).then_some(place));
@@ -196,7 +207,8 @@ pub(crate) struct Search {
     n: u32,
     keys: u64,
     epochs: u32,
-    credit: u64,
+    quick_credit: u64,
+    deep_credit: u64,
     /// The next quick piece; `None`: there is none due.
     quick: Option<u8>,
     /// The next deep piece.
@@ -215,19 +227,29 @@ struct Deep {
     carry: Vec<u32>,
 }
 
-/// Opens before the quick pieces are tried first.
-const FIRST: u64 = 6;
-/// Opens after which they are tried again, while there are few; later at each doubling.
+/// Opens at which the quick pieces are tried; later at each doubling.
+const SCHEDULE: [u64; 4] = [6, 16, 32, 56];
+/// Opens after which they are tried for a new stream, once the schedule has ended.
 const AGAIN: u64 = 8;
 
 impl Search {
     pub(crate) fn new(n: u32, keys: u64, epochs: u32) -> Self {
-        Self { n, keys, epochs, credit: CREDIT_MAX, quick: None, deep: None, due: FIRST }
+        Self {
+            n,
+            keys,
+            epochs,
+            quick_credit: QUICK_CREDIT,
+            deep_credit: DEEP_CREDIT,
+            quick: None,
+            deep: None,
+            due: SCHEDULE[0],
+        }
     }
 
     /// One more open. Cost: an addition.
     pub(crate) fn opened(&mut self) {
-        self.credit = (self.credit + CREDIT_OPEN).min(CREDIT_MAX);
+        self.quick_credit = (self.quick_credit + QUICK_OPEN).min(QUICK_CREDIT);
+        self.deep_credit = (self.deep_credit + DEEP_OPEN).min(DEEP_CREDIT_MAX);
     }
 
     /// Whether the quick pieces are due at this number of opens.
@@ -238,13 +260,15 @@ impl Search {
     /// Begins with the quick pieces.
     pub(crate) fn begin(&mut self, opens: u64) {
         self.quick = Some(0);
-        self.due = opens + if opens < 64 { AGAIN } else { opens };
+        self.due = SCHEDULE.into_iter().find(|&due| opens < due).unwrap_or(2 * opens);
         self.deep.get_or_insert_default();
     }
 
     /// A stream came that waits for an order: try again soon.
     pub(crate) fn hurry(&mut self, opens: u64) {
-        self.due = self.due.min(opens + AGAIN);
+        if SCHEDULE.into_iter().all(|due| due <= opens) {
+            self.due = self.due.min(opens + AGAIN);
+        }
     }
 
     /// Nobody waits for an order: drop what is under way.
@@ -263,12 +287,15 @@ impl Search {
         let deep_now = !is_quick && DEEP_OPENS <= opens;
         let mut piece = quick.or_else(|| self.deep_piece().filter(|_| deep_now))?;
         let draws = piece.draws(self.n);
-        // Deep pieces leave the quick ones of streams to come their half.
-        let reserve = if is_quick { 0 } else { CREDIT_MAX / 2 };
-        if self.credit < draws.min(CREDIT_MAX / 2) + reserve {
+        let (credit, most) = if is_quick {
+            (&mut self.quick_credit, QUICK_CREDIT)
+        } else {
+            (&mut self.deep_credit, DEEP_CREDIT_MAX)
+        };
+        if *credit < draws.min(most / 2) {
             return None;
         }
-        self.credit = self.credit.saturating_sub(draws);
+        *credit = credit.saturating_sub(draws);
         match self.quick {
             Some(stage) => self.quick = Some(stage + 1),
             None => self.take_deep(&mut piece),
@@ -286,7 +313,7 @@ impl Search {
             }
             _ => {
                 let chains = 4 * u64::from(CHAIN_QUICK) * u64::from(self.n);
-                if opens < CHAIN_OPENS && CREDIT_MAX / 16 < chains {
+                if opens < CHAIN_OPENS && QUICK_CREDIT / 8 < chains {
                     return None;
                 }
                 let &chain = Chain::ALL.get(stage - 1)?;

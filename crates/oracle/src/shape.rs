@@ -135,3 +135,47 @@ fn stride(steps: &[u32]) -> Option<u32> {
     let rival = shorter.filter(|&step| count(common) <= count(step) + 1).min_by_key(|&step| step);
     Some(rival.filter(|&step| 1 < count(step)).unwrap_or(common)).filter(|&step| 0 < step)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_and_indices_are_inverse_and_counted() {
+        for (start, stride, block, jump) in
+            [(0, 1, 0, 0), (3, 4, 0, 0), (0, 1, 16, 64), (5, 2, 3, 24), (7, 8, 256, 8_192)]
+        {
+            let shape = Shape { start, stride, block, jump };
+            for end in [0, 1, 7, 100, 9_999, 30_000] {
+                let visited: Vec<u32> = (0..)
+                    .map(|index| u32::try_from(shape.place(index)).expect("small"))
+                    .take_while(|&place| place < end)
+                    .collect();
+                assert_eq!(shape.len(end), visited.len() as u64, "{shape:?} below {end}");
+                for place in 0..end {
+                    let index = visited.iter().position(|&it| it == place).map(|it| it as u64);
+                    assert_eq!(shape.index(place), index, "{shape:?} at {place}");
+                }
+            }
+        }
+    }
+
+    fn places(shape: Shape, indices: std::ops::Range<u64>) -> Vec<u32> {
+        indices.map(|index| u32::try_from(shape.place(index)).expect("small")).collect()
+    }
+
+    #[test]
+    fn a_gait_is_read_from_its_places() {
+        let plain = Shape::plain(40, 8);
+        let whole = Gait::Even { shape: plain, next: 6, whole: true };
+        assert_eq!(gait(&places(plain, 0..6), true), whole);
+        let worker = Shape::plain(3, 2).with_blocks(4, 32);
+        let whole = Gait::Even { shape: worker, next: 11, whole: true };
+        assert_eq!(gait(&places(worker, 0..11), true), whole);
+        // Joined in the middle of a batch: the first batch that was seen from its start.
+        let from_second = Shape { start: 3 + 32, ..worker };
+        let midway = Gait::Even { shape: from_second, next: 9, whole: false };
+        assert_eq!(gait(&places(worker, 2..13), false), midway);
+        assert_eq!(gait(&[5, 6, 9, 10, 17, 18, 30, 33], true), Gait::Uneven);
+    }
+}

@@ -127,7 +127,15 @@ impl Stream {
 
     /// A fit of what is remembered with an order.
     pub(crate) fn fit(&self, order: &Order, steps: Steps, credit: f32) -> Fit {
-        let mut fit = Fit::new(steps, order.len());
+        self.feed(Fit::new(steps, order.len()), order, credit)
+    }
+
+    /// The same if the stream stands for several.
+    pub(crate) fn fit_of_many(&self, order: &Order) -> Fit {
+        self.feed(Fit::of_many(order.len()), order, 0.0)
+    }
+
+    fn feed(&self, mut fit: Fit, order: &Order, credit: f32) -> Fit {
         let mut first = self.fresh == self.opens && self.opens <= RECENT as u64;
         for position in self.recent.tail(self.fresh) {
             fit.feed(order, position);

@@ -31,6 +31,10 @@ impl Oracle {
                 continue;
             }
             let open = walk.guessed || walk.shape.block == 0;
+            if walk.guessed && batches.is_none() {
+                walk.shape = walk.shape.with_blocks(0, 0);
+                walk.guessed = false;
+            }
             if let Some((block, jump)) = batches
                 && open
                 && walk.next <= u64::from(block)

@@ -83,3 +83,11 @@ impl Work {
         }
     }
 }
+
+// The owner runs work in another thread than the one that asked for it.
+const _: () = {
+    const fn send<T: Send + 'static>() {}
+    send::<Work>();
+    send::<Outcome>();
+    send::<crate::Oracle>();
+};

@@ -81,7 +81,7 @@ fn dali_shuffle_after_epoch_is_identified_in_any_epoch() {
 #[test]
 fn every_seed_of_distributed_sampler_is_identified_in_several_epochs() {
     for seed in 0..=100 {
-        for epoch in [0, 1, 7, 50, 100] {
+        for epoch in [0, 1, 7, 100] {
             let key = seed + epoch;
             let world = [1, 2, 3, 8][(seed as usize + epoch as usize) % 4];
             let mut owner = Owner::new(20_000);
