@@ -47,7 +47,8 @@ pub struct Oracle {
     /// The place of the latest open in each known order; kept to save the allocation.
     places: Vec<Option<u32>>,
     pub(crate) search: Search,
-    pub(crate) recorder: Recorder,
+    /// `None`: the data set is too large for what the oracle may take.
+    pub(crate) recorder: Option<Recorder>,
     pub(crate) hint_seeds: Vec<u64>,
     /// Orders given or learned, to be made searchable.
     pub(crate) given: Vec<Task>,
@@ -74,7 +75,7 @@ impl Oracle {
             merged: Stream::new(0),
             places: Vec::new(),
             search: Search::new(n, config.torch_key_max, config.dali_epoch_max),
-            recorder: Recorder::new(n),
+            recorder: (12 * u64::from(n) <= config.memory_bytes_max).then(|| Recorder::new(n)),
             hint_seeds: Vec::new(),
             given: Vec::new(),
             dali_made: false,
@@ -115,7 +116,8 @@ impl Oracle {
             }
         };
         self.confidence += (f64::from(u8::from(expected)) - self.confidence) * CONFIDENCE_WEIGHT;
-        if let Some(order) = self.recorder.observe(position, expected) {
+        let recorder = self.recorder.as_mut();
+        if let Some(order) = recorder.and_then(|it| it.observe(position, expected)) {
             self.learn(order);
         }
         if self.opens.is_multiple_of(PRUNE) {

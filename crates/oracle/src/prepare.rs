@@ -141,10 +141,6 @@ impl Oracle {
 
     /// An epoch has been read in an order that nothing foretold.
     pub(crate) fn learn(&mut self, order: Vec<u32>) {
-        let table = 12 * u64::from(self.n);
-        if self.config().memory_bytes_max < table {
-            return;
-        }
         self.replace(Sampler::Learned, Some(order));
     }
 

@@ -293,3 +293,25 @@ fn an_order_given_anew_in_every_epoch_is_foretold() {
     }
     assert!(shares.iter().all(|&share| 0.98 < share), "{shares:?}");
 }
+
+#[test]
+fn persistent_workers_that_drop_their_last_batch_are_followed() {
+    for drop_last in [true, false] {
+        let epochs: Vec<Streams> = (3..7)
+            .map(|key| {
+                let ranks = distributed(5_003, key, 2, false);
+                let whole = |rank: &Vec<u32>| rank.len() / 16 * 16;
+                let dealt = ranks.iter().flat_map(|rank| {
+                    workers(&rank[..if drop_last { whole(rank) } else { rank.len() }], 4, 16)
+                });
+                dealt.collect()
+            })
+            .collect();
+        let mut owner = Owner::new(5_003);
+        let opens = at_random(1, &joined(&epochs), 9);
+        owner.open_all(&opens[..200]);
+        let share = owner.foretold(&opens[200..], 32);
+        assert!(0.98 < share, "drop_last {drop_last}: {share}, {:?}", owner.oracle.verdict());
+        assert_eq!(owner.oracle.verdict().locked, 8);
+    }
+}
