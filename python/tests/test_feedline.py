@@ -61,8 +61,8 @@ class Hints(WithDaemon):
         self.assertEqual(
             self.daemon.hints,
             [
-                ("/v1/hint", {"path": "set", "order": {"files": ["a/1.jpg", "a/2.jpg", "b/ü 3.jpg", "c/4.jpg"]}}),
-                ("/v1/hint", {"path": "set", "order": {"files": ["a/1.jpg", "a/2.jpg"]}}),
+                ("/v1/hint", {"path": "set", "from": os.getpid(), "order": {"files": ["a/1.jpg", "a/2.jpg", "b/ü 3.jpg", "c/4.jpg"]}}),
+                ("/v1/hint", {"path": "set", "from": os.getpid(), "order": {"files": ["a/1.jpg", "a/2.jpg"]}}),
             ],
         )
 
@@ -312,7 +312,7 @@ class Dali(WithDaemon):
         )
         absolute = [f"{self.set}/{name}" for name in names]
         feedline.dali_hint(files=absolute, strict=True)
-        self.assertEqual(self.daemon.hints[-1], ("/v1/hint", {"path": "set", "order": {"files": names}}))
+        self.assertEqual(self.daemon.hints[-1], ("/v1/hint", {"path": "set", "from": os.getpid(), "order": {"files": names}}))
 
     def test_a_file_list_is_read_as_dali_reads_it(self):
         listed = os.path.join(self.folder, "list.txt")

@@ -52,6 +52,7 @@ pub(crate) struct Counters {
     pub(crate) refreshes: AtomicU64,
     pub(crate) stale_served: AtomicU64,
     pub(crate) preloads: AtomicU64,
+    pub(crate) ahead: AtomicU64,
 }
 
 /// What all tasks of a namespace share.
@@ -168,6 +169,11 @@ impl Inner {
         let _permit = self.lists.acquire().await.expect("the semaphore is never closed");
         self.counters.lists.fetch_add(1, Ordering::Relaxed);
         mount.lister.list(request).await
+    }
+
+    /// LISTs that could be sent without waiting for others.
+    pub(crate) fn lists_free(&self) -> usize {
+        self.lists.available_permits()
     }
 
     pub(crate) fn known(&self, path: &str) -> Known {
@@ -346,7 +352,11 @@ impl Inner {
                 Ok(Some(directory))
             }
             // Kept: it was put there just now, by nobody that this crate has.
-            Known::Unknown | Known::Kept(_) => wait(self.fly(path), path).await,
+            Known::Unknown | Known::Kept(_) => {
+                let flight = self.fly(path);
+                self.list_ahead(path);
+                wait(flight, path).await
+            }
             Known::Outdated(old) => {
                 let down =
                     self.mounts.of(path).is_some_and(|(_, m)| m.is_down(self.clock.unix_ms()));
@@ -355,7 +365,9 @@ impl Inner {
                     return Ok(Some(old));
                 }
                 self.preload_if_eager(path);
-                match wait(self.fly(path), path).await {
+                let flight = self.fly(path);
+                self.list_ahead(path);
+                match wait(flight, path).await {
                     Err(error) if error.is_retryable() => {
                         self.counters.stale_served.fetch_add(1, Ordering::Relaxed);
                         Ok(Some(old))

@@ -48,6 +48,7 @@
 //! `rules` make directories of keys; `table` keeps them, `state` and `persist` on disk, where `kept` ones lie until `restore` reads them; `preload`
 //! and `walk` go over many.
 
+mod ahead;
 mod codec;
 mod config;
 mod fetch;

@@ -140,6 +140,11 @@ impl Table {
         Self { inner, uses, directories_max, evicted }
     }
 
+    /// Listings kept at most.
+    pub(crate) fn directories_max(&self) -> usize {
+        self.directories_max
+    }
+
     /// The listing of `path` if it is in memory, of whatever age; counts as a use.
     pub(crate) fn get(&self, path: &str) -> Option<Found> {
         match self.find(path)? {

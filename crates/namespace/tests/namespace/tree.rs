@@ -350,3 +350,47 @@ async fn every_impossible_config_is_refused_with_its_reason() {
     let zero = refused(NamespaceConfig { directories_max: 0, ..config(&lister) });
     assert_eq!(zero, ConfigError::Zero { field: "directories_max" });
 }
+
+/// Folders `train/n000` to `train/n099` with a file each, and how many LISTs a client costs that lists
+/// these, one after another.
+async fn lists_of(folders: &[usize]) -> (Arc<MemoryLister>, Namespace) {
+    let lister = MemoryLister::new(SourceId(1));
+    (0..100).for_each(|folder| _ = lister.insert(&format!("train/n{folder:03}/a.jpg"), 1));
+    let namespace = open(config(&lister), &FakeClock::new());
+    namespace.list("train").await.expect("answers").expect("there");
+    lister.clear_log();
+    for folder in folders {
+        let path = format!("train/n{folder:03}");
+        namespace.list(&path).await.expect("answers").expect("there");
+    }
+    (lister, namespace)
+}
+
+#[tokio::test]
+async fn a_walk_over_folders_in_order_lists_the_next_ones_ahead_and_none_twice() {
+    let (lister, namespace) = lists_of(&[0, 1]).await;
+    assert_eq!(lister.requests(), 2);
+    let hold = lister.hold();
+    let third = namespace.list("train/n002");
+    let mut third = std::pin::pin!(third);
+    assert!(futures::poll!(&mut third).is_pending());
+    // As many at once as are allowed, although nobody has asked for them yet.
+    eventually("LISTs ahead", || lister.requests() == 2 + 8).await;
+    drop(hold);
+    third.await.expect("answers").expect("there");
+    for folder in 3..100 {
+        let path = format!("train/n{folder:03}");
+        let directory = namespace.list(&path).await.expect("answers").expect("there");
+        assert_eq!(names(&directory), ["a.jpg"]);
+    }
+    assert_eq!(lister.requests(), 100, "each folder once");
+}
+
+#[tokio::test]
+async fn folders_in_no_order_are_listed_one_by_one() {
+    let (lister, _namespace) = lists_of(&[40, 7, 93, 21, 60, 2]).await;
+    assert_eq!(lister.requests(), 6);
+    // Nor do the first two.
+    let (lister, _namespace) = lists_of(&[0, 1]).await;
+    assert_eq!(lister.requests(), 2);
+}
