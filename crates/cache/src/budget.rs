@@ -1,7 +1,8 @@
 //! The bytes in flight: fetched or being fetched, and not yet on disk.
 //!
 //! Invariant: what is granted never exceeds the budget; a waiting demand read is granted before
-//! any waiting fill. A waiter that goes away takes nothing with it.
+//! any waiting fill, and fill leaves a quarter to demand, so that a demand read does not wait for the
+//! disk that writes what was filled. A waiter that goes away takes nothing with it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,6 +10,9 @@ use std::sync::Arc;
 use feedline_model::Priority;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+
+/// The part of the budget that fill leaves to demand: one in this many.
+const DEMAND_SHARE: u64 = 4;
 
 #[derive(Debug)]
 struct Waiter {
@@ -18,9 +22,22 @@ struct Waiter {
 
 #[derive(Debug)]
 struct State {
+    total: u64,
     available: u64,
     demand: VecDeque<Waiter>,
     fill: VecDeque<Waiter>,
+}
+
+impl State {
+    /// True if `bytes` may be given out now. An unused budget is given to anybody, or an object of more
+    /// than fill's part would never come.
+    fn admits(&self, bytes: u64, priority: Priority) -> bool {
+        let kept = match priority {
+            Priority::Demand => 0,
+            Priority::Fill => self.total / DEMAND_SHARE,
+        };
+        bytes + kept <= self.available || self.available == self.total
+    }
 }
 
 /// A number of bytes, given out and taken back.
@@ -51,7 +68,8 @@ impl Drop for Permit {
 
 impl Budget {
     pub(crate) fn new(total: u64) -> Arc<Self> {
-        let state = State { available: total, demand: VecDeque::new(), fill: VecDeque::new() };
+        let state =
+            State { total, available: total, demand: VecDeque::new(), fill: VecDeque::new() };
         Arc::new(Self { total, state: Mutex::new(state) })
     }
 
@@ -60,10 +78,15 @@ impl Budget {
         self.total - self.state.lock().available
     }
 
-    /// True if this many bytes could be had without waiting.
+    /// True if fill could have this many bytes without waiting.
     pub(crate) fn has(&self, bytes: u64) -> bool {
         let state = self.state.lock();
-        state.available >= bytes && state.demand.is_empty() && state.fill.is_empty()
+        state.admits(bytes, Priority::Fill) && state.demand.is_empty() && state.fill.is_empty()
+    }
+
+    /// True if more than a few fetches are in flight or wait for the disk: memory is then worth a copy.
+    pub(crate) fn is_tight(&self) -> bool {
+        self.in_use() > self.total / DEMAND_SHARE
     }
 
     /// True if somebody waits.
@@ -84,7 +107,7 @@ impl Budget {
             let mut state = self.state.lock();
             let first =
                 state.demand.is_empty() && (priority == Priority::Demand || state.fill.is_empty());
-            if first && state.available >= bytes {
+            if first && state.admits(bytes, priority) {
                 state.available -= bytes;
                 return Permit { budget: self.clone(), bytes };
             }
@@ -107,14 +130,20 @@ impl Budget {
             state.available += bytes;
             loop {
                 let state = &mut *state;
-                let queue =
-                    if state.demand.is_empty() { &mut state.fill } else { &mut state.demand };
-                let Some(next) = queue.front() else { break };
+                let (priority, next) = match (state.demand.front(), state.fill.front()) {
+                    (Some(next), _) => (Priority::Demand, next),
+                    (None, Some(next)) => (Priority::Fill, next),
+                    (None, None) => break,
+                };
                 // A waiter that closes after this look gets a permit that comes straight back.
                 let gone = next.grant.is_closed();
-                if !gone && next.bytes > state.available {
+                if !gone && !state.admits(next.bytes, priority) {
                     break;
                 }
+                let queue = match priority {
+                    Priority::Demand => &mut state.demand,
+                    Priority::Fill => &mut state.fill,
+                };
                 if let Some(waiter) = queue.pop_front()
                     && !gone
                 {
@@ -153,5 +182,21 @@ mod tests {
         drop(granted);
         assert_eq!(fill.await.bytes(), 6);
         assert_eq!(budget.in_use(), 0);
+    }
+
+    #[tokio::test]
+    async fn fill_leaves_a_quarter_to_demand_unless_nothing_is_in_use() {
+        let budget = Budget::new(100);
+        let most = budget.acquire(75, Priority::Fill, || ()).await;
+        let mut more = Box::pin(budget.acquire(1, Priority::Fill, || ()));
+        assert!(futures::poll!(&mut more).is_pending());
+        assert!(!budget.has(1));
+        let demand = budget.acquire(25, Priority::Demand, || ()).await;
+        drop(demand);
+        assert!(futures::poll!(&mut more).is_pending(), "the quarter is still kept");
+        drop(most);
+        drop(more.await);
+        let whole = budget.acquire(100, Priority::Fill, || ()).await;
+        assert_eq!(whole.bytes(), 100);
     }
 }

@@ -121,6 +121,9 @@ impl Shared {
             }
         };
         self.counters.fetched_bytes.add(length);
+        // What came in one piece is a part of a connection's buffer, which is larger. While things wait
+        // for the disk, that would be twice the budget.
+        let bytes = if self.budget.is_tight() { Bytes::copy_from_slice(&bytes) } else { bytes };
         flight.land(Ok(bytes.clone()));
         landed.bytes = bytes;
         landed.permit = Some(permit);
