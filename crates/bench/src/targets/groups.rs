@@ -271,7 +271,9 @@ impl Lab {
         forget_how_pages_came()?;
         for round in 0..self.rounds {
             into.round(self, round)?;
-            let mut systems = [System::S3fs { cached: true }, System::feedline("passthrough")];
+            let flags = vec!["--fill=off".to_owned()];
+            let demand = System::Feedline { name: "passthrough".to_owned(), flags };
+            let mut systems = [System::S3fs { cached: true }, demand];
             systems.rotate_left(round % 2);
             let mut cold = Vec::new();
             let mut hot = Vec::new();
