@@ -224,7 +224,14 @@ impl Engine {
         let mut waiting_for_batch = false;
         loop {
             let delay = self.top_up();
-            let mut held_up = clock.sleep(delay.unwrap_or(TICK));
+            let held_up = async {
+                match delay {
+                    // Others first: what was looked at had nothing to fetch.
+                    Some(Duration::ZERO) => tokio::task::yield_now().await,
+                    Some(delay) => clock.sleep(delay).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return,
@@ -250,7 +257,7 @@ impl Engine {
                     self.thought(number, outcome);
                     self.think();
                 }
-                () = &mut held_up, if delay.is_some() => {}
+                () = held_up => {}
                 () = &mut tick => {
                     tick = clock.sleep(TICK);
                     self.look_after();

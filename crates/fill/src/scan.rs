@@ -29,6 +29,9 @@ const SWAPS_MAX: u32 = 4_096;
 /// A full cache is looked at again after this many reads.
 const SWAPS_AT_ONCE: u32 = 16;
 
+/// Reads of the same file, beyond one in this many files, that are more than chance and repeated opens.
+const REREADS: u32 = 64;
+
 /// Reads that miss in a set that should be complete, before it is looked at again.
 const SURPRISES: u32 = 8;
 
@@ -141,6 +144,8 @@ pub(crate) struct Scan {
     /// Files of this set in the cache that were read and can make room for others, at most: when the
     /// cache is full, as many are fetched as were read.
     swaps: u32,
+    /// Files read again before half of the set was read.
+    rereads: u32,
     /// Reads of files that were not here although all should be.
     surprises: u32,
     sweep: u32,
@@ -169,6 +174,7 @@ impl Scan {
             fetched: 0,
             fetched_bytes: 0,
             swaps: 0,
+            rereads: 0,
             surprises: 0,
             sweep: 0,
             predicted: VecDeque::new(),
@@ -193,8 +199,10 @@ impl Scan {
         } else if self.read.count > self.set.len() / 2 {
             // What was read already is read again, and most has been: another epoch.
             self.begin_epoch();
+        } else {
+            self.rereads += 1;
         }
-        if self.read.add(position) {
+        if self.read.add(position) && seen.is_hit {
             self.swaps = (self.swaps + 1).min(SWAPS_MAX);
         }
         if let Some(oracle) = &mut self.oracle {
@@ -219,6 +227,12 @@ impl Scan {
             self.sweep = 0;
             self.rest = Rest::No;
         }
+    }
+
+    /// True if this node reads only a part of the set: files are read again long before the others
+    /// were. What others read need not take places in a cache that is full.
+    fn reads_part(&self) -> bool {
+        self.rereads > REREADS + self.set.len() / REREADS
     }
 
     /// All is to be read again. What does not fit has been replaced meanwhile: look at it anew.
@@ -300,8 +314,11 @@ impl Scan {
             };
             let fresh = self.handled.add(position);
             // With a full cache what was handled once may be gone again, or be of the next epoch.
-            let wanted =
-                if full { is_predicted || (fresh && !self.read.has(position)) } else { fresh };
+            let wanted = if full {
+                is_predicted || (fresh && !self.read.has(position) && !self.reads_part())
+            } else {
+                fresh
+            };
             if wanted {
                 return Some(position);
             }
