@@ -110,22 +110,26 @@ impl Shared {
         let Some(partial) = self.partials.lock().get(id).cloned() else { return Checked::Absent };
         let dir = self.dir(record.dir);
         let Ok(file) = dir.disk.open(&partial_path(id), false) else { return Checked::Absent };
-        let (mut bytes, mut bad) = (0, 0_u64);
+        let (mut bytes, mut bad, mut whole) = (0, 0_u64, None);
         for (page, crc) in partial.pages() {
+            // A page that goes meanwhile is nobody's.
+            let Some(looked) = partial.present(u64::from(page)) else { continue };
             let range = page_range(u64::from(page), partial.size);
             let length = usize::try_from(range.end - range.start).expect("a page");
             let mut buffer = vec![0; length];
             bytes += length as u64;
             let read = dir.disk.read_at(&file, &mut buffer, range.start);
             if read.is_ok() && crc32c::crc32c(&buffer) == crc {
-                partial.verified(u64::from(page));
+                whole = partial.verified(u64::from(page)).or(whole);
             } else {
-                partial.lose(u64::from(page));
-                bad += 1;
+                bad += u64::from(partial.lose(u64::from(page), looked));
             }
         }
         dir.set_stale();
         dir.corrupt.add(bad);
+        if let Some(crc) = whole.filter(|_| bad == 0) {
+            self.complete_verified(dir, *id, &partial, crc, &file);
+        }
         if bad > 0 { Checked::Corrupt(bytes) } else { Checked::Sound(bytes) }
     }
 

@@ -3,6 +3,7 @@
 //! Invariants: space is reserved before a write; a record enters the index after its file has its
 //! final name; a flight leaves the board after that. What cannot be kept is served all the same.
 
+use std::fs::File;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -248,6 +249,26 @@ impl Shared {
         })
     }
 
+    /// The last page that had to be has been verified and none is missing: the file, open as
+    /// `file`, gets its final name. One that cannot is dropped, as it is by a write.
+    pub(crate) fn complete_verified(
+        &self,
+        dir: &Dir,
+        id: ObjectId,
+        partial: &Arc<Partial>,
+        crc: u32,
+        file: &File,
+    ) {
+        let size = dir.disk.extent(file).map(|extent| extent.size);
+        let published = size.and_then(|size| self.publish_partial(dir, id, partial, crc, size));
+        if let Err(error) = published
+            && dir.note(&error, self.now_ms()) == Trouble::File
+        {
+            self.remove(&id, |record| record.state() == State::Partial);
+        }
+        dir.flush();
+    }
+
     fn write_small(
         &self,
         dir: &Dir,
@@ -355,10 +376,10 @@ impl Shared {
             let page = u32::try_from(page).expect("2^32 pages are 16 PiB");
             dir.log(&Entry::Page(PageEntry { id, page, crc }));
         });
-        let Added::Whole { crc, unverified } = added else { return Ok(added == Added::Partly) };
+        let Added::Whole(crc) = added else { return Ok(added == Added::Partly) };
         // Looked at again: another writer may have made the file longer since.
         let size = dir.disk.extent(&file)?.size;
-        self.publish_partial(dir, id, &partial, crc, unverified, size)?;
+        self.publish_partial(dir, id, &partial, crc, size)?;
         Ok(true)
     }
 
@@ -391,7 +412,6 @@ impl Shared {
         id: ObjectId,
         partial: &Arc<Partial>,
         crc: u32,
-        unverified: bool,
         file_size: u64,
     ) -> io::Result<()> {
         let stripe = self.stripe(&id).lock();
@@ -408,7 +428,7 @@ impl Shared {
             let before = *record;
             record.set_state(State::Complete);
             record.crc = crc;
-            record.set_unverified(unverified);
+            record.set_unverified(false);
             let record = *record;
             dir.log(&Entry::Put(record));
             self.partials.lock().remove(&id);

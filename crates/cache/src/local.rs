@@ -153,10 +153,11 @@ impl Shared {
         Ok(crc == record.crc)
     }
 
-    /// Drops a copy that is not what it should be.
+    /// Drops a copy that is not what it should be; not one that was fetched anew since.
     pub(crate) fn drop_corrupt(&self, id: &ObjectId, record: &Record) {
         let dir = self.dir(record.dir);
-        let same = |now: &Record| now.dir == record.dir && now.crc == record.crc;
+        let key = |record: &Record| (record.dir, record.crc, record.is_unverified());
+        let same = |now: &Record| key(now) == key(record);
         if self.remove(id, same).is_some() {
             dir.corrupt.add(1);
             tracing::warn!(dir = %dir.path.display(), %id,
@@ -271,9 +272,10 @@ impl Shared {
                     }
                 }
             }
-            partial.lose(page);
-            dir.set_stale();
-            dir.corrupt.add(1);
+            if partial.lose(page, crc_to_verify) {
+                dir.set_stale();
+                dir.corrupt.add(1);
+            }
             None
         });
         read.await.ok().flatten()
@@ -310,17 +312,23 @@ impl Shared {
                 file
             }
         };
-        let whole = page_range(page, partial.size);
-        let wanted = if crc_to_verify.is_some() { whole.clone() } else { range.clone() };
+        let wanted = match crc_to_verify {
+            Some(_) => page_range(page, partial.size),
+            None => range.clone(),
+        };
+        let start = wanted.start;
         let mut buffer = zeroed(&wanted);
-        dir.disk.read_at(&file, &mut buffer, wanted.start)?;
+        dir.disk.read_at(&file, &mut buffer, start)?;
         let Some(crc) = crc_to_verify else { return Ok(Some(buffer.into())) };
         if crc32c::crc32c(&buffer) != crc {
             return Ok(None);
         }
-        partial.verified(page);
+        let whole = partial.verified(page);
         dir.set_stale();
-        let at = |offset: u64| usize::try_from(offset - whole.start).expect("in a page");
+        if let Some(crc) = whole {
+            self.complete_verified(dir, *id, partial, crc, &file);
+        }
+        let at = |offset: u64| usize::try_from(offset - start).expect("in a page");
         Ok(Some(Bytes::from(buffer).slice(at(range.start)..at(range.end))))
     }
 }

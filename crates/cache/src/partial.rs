@@ -1,7 +1,8 @@
 //! A large object that fills in pages: a sparse file and what is in it.
 //!
 //! Invariants: a page is present only after its bytes are in the file; the file is published, by
-//! rename, when no page is missing, with the checksum combined from those of the pages.
+//! rename, when no page is missing and none is unverified, with the checksum combined from those of
+//! the pages. One bad page of a file that a crash left is one page to fetch, never the whole object.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -43,10 +44,10 @@ pub(crate) struct Partial {
 pub(crate) enum Added {
     /// The object was dropped meanwhile.
     Doomed,
-    /// Pages are missing.
+    /// Pages are missing, or to be verified.
     Partly,
-    /// That was the last one: checksum of the whole, and whether some page is unverified.
-    Whole { crc: u32, unverified: bool },
+    /// That was the last one: checksum of the whole.
+    Whole(u32),
 }
 
 impl Partial {
@@ -79,25 +80,7 @@ impl Partial {
         }
         state.put(page, Page::Present(crc));
         account();
-        if state.missing > 0 {
-            return Added::Partly;
-        }
-        let mut whole = 0;
-        let mut unverified = false;
-        for (number, page) in state.pages.iter().enumerate() {
-            let range = page_range(number as u64, self.size);
-            let length = usize::try_from(range.end - range.start).expect("a page");
-            let crc = match page {
-                Page::Present(crc) => *crc,
-                Page::Unverified(crc) => {
-                    unverified = true;
-                    *crc
-                }
-                Page::Missing => continue,
-            };
-            whole = crc32c::crc32c_combine(whole, crc, length);
-        }
-        Added::Whole { crc: whole, unverified }
+        state.whole_crc(self.size).map_or(Added::Partly, Added::Whole)
     }
 
     /// Restores a page from the log.
@@ -106,19 +89,30 @@ impl Partial {
         self.state.lock().put(u64::from(page), kind);
     }
 
-    /// A page has been compared with its checksum.
-    pub(crate) fn verified(&self, page: u64) {
+    /// A page has been compared with its checksum. `Some`: it was the last one that had to be, and
+    /// none is missing; the checksum of the whole.
+    pub(crate) fn verified(&self, page: u64) -> Option<u32> {
         let mut state = self.state.lock();
-        if let Some(page) = state.pages.get_mut(usize::try_from(page).unwrap_or(usize::MAX))
-            && let Page::Unverified(crc) = *page
-        {
-            *page = Page::Present(crc);
-        }
+        let slot = state.pages.get_mut(usize::try_from(page).ok()?)?;
+        let Page::Unverified(crc) = *slot else { return None };
+        *slot = Page::Present(crc);
+        if state.doomed { None } else { state.whole_crc(self.size) }
     }
 
-    /// A page is not as it should be: it counts as missing again.
-    pub(crate) fn lose(&self, page: u64) {
-        self.state.lock().put(page, Page::Missing);
+    /// A page is not as it should be: it counts as missing again, unless it was written anew since
+    /// it was looked at, when [`present`](Self::present) said `looked`. False: it was.
+    pub(crate) fn lose(&self, page: u64, looked: Option<u32>) -> bool {
+        let mut state = self.state.lock();
+        let now = usize::try_from(page).ok().and_then(|page| state.pages.get(page).copied());
+        let same = match now {
+            Some(Page::Unverified(crc)) => looked == Some(crc),
+            Some(Page::Present(_)) => looked.is_none(),
+            Some(Page::Missing) | None => false,
+        };
+        if same {
+            state.put(page, Page::Missing);
+        }
+        same
     }
 
     /// The file goes away. False if it was going already.
@@ -159,5 +153,19 @@ impl State {
             self.missing += u64::from(kind == Page::Missing && before != Page::Missing);
             self.missing -= u64::from(kind != Page::Missing && before == Page::Missing);
         }
+    }
+
+    /// The checksum of the whole, once every page is present and none is to be verified. Costs a
+    /// walk over the pages, but only when none is missing.
+    fn whole_crc(&self, size: u64) -> Option<u32> {
+        if self.missing > 0 {
+            return None;
+        }
+        (0..).zip(&self.pages).try_fold(0, |whole, (number, page)| {
+            let Page::Present(crc) = page else { return None };
+            let range = page_range(number, size);
+            let length = usize::try_from(range.end - range.start).expect("a page");
+            Some(crc32c::crc32c_combine(whole, *crc, length))
+        })
     }
 }

@@ -15,7 +15,8 @@ use feedline_testkit::object_bytes;
 use parking_lot::Mutex;
 
 use super::support::{
-    Bench, QUOTA, SmallDisk, config_at, du, eventually, expect_whole, read, run, settled,
+    Bench, QUOTA, SmallDisk, config_at, copy_as_killed, du, eventually, expect_whole, read, run,
+    settled,
 };
 use crate::disk::{Disk, Extent, RealDisk};
 
@@ -32,6 +33,8 @@ struct Faults {
     write: AtomicI32,
     /// Runs once, before the next file is opened for reading.
     before_open: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    /// Runs once, after the next read, before its bytes are looked at.
+    after_read: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 impl std::fmt::Debug for Faults {
@@ -64,7 +67,12 @@ impl Disk for FaultyDisk {
     }
     fn read_at(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         fail(&self.faults.read)?;
-        self.real.read_at(file, buffer, offset)
+        let read = self.real.read_at(file, buffer, offset);
+        let after = self.faults.after_read.lock().take();
+        if let Some(after) = after {
+            after();
+        }
+        read
     }
     fn read_hot(&self, file: &File, buffer: &mut [u8], offset: u64) -> bool {
         fail(&self.faults.read).is_ok() && self.real.read_hot(file, buffer, offset)
@@ -85,11 +93,15 @@ impl Disk for FaultyDisk {
 
 /// A cache of one directory on a disk that fails when told.
 fn open_faulty(bench: &Bench) -> (Arc<crate::Cache>, Arc<Faults>) {
+    open_faulty_at(bench, &bench.dir())
+}
+
+fn open_faulty_at(bench: &Bench, dir: &Path) -> (Arc<crate::Cache>, Arc<Faults>) {
     let faults = Arc::new(Faults::default());
     let disk_of = |_: usize, root: OwnedFd| -> Arc<dyn Disk> {
         Arc::new(FaultyDisk { real: RealDisk::new(root, true), faults: faults.clone() })
     };
-    (bench.open_on(bench.config(QUOTA), &disk_of), faults)
+    (bench.open_on(config_at(dir, QUOTA), &disk_of), faults)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -114,6 +126,43 @@ async fn a_large_object_begun_anew_under_a_reader_shows_it_no_hole() {
     settled(&cache).await;
     assert_eq!(cache.stats().corrupt(), 0);
     expect_whole(&cache, &object, 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_page_of_a_large_object_is_one_page_to_fetch_also_when_the_last_one_comes_meanwhile()
+{
+    let bench = Bench::new();
+    let object = bench.source.insert_seeded("big", 7, 4 * PAGE_BYTES);
+    let cache = bench.open(QUOTA);
+    for page in [3, 1, 0] {
+        read(&cache, &object, page * PAGE_BYTES..page * PAGE_BYTES + 5).await;
+    }
+    settled(&cache).await;
+    let copy = bench.root.path().join("killed");
+    copy_as_killed(&bench.dir(), &copy);
+    let path = copy.join(crate::directory::partial_path(&object.id()));
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[100] ^= 4;
+    std::fs::write(&path, bytes).unwrap();
+    bench.source.clear_log();
+    let (cache, faults) = open_faulty_at(&bench, &copy);
+    // Between the read of the bad page and the look at it, the page that was missing comes.
+    let (other, again) = (cache.clone(), object.clone());
+    *faults.after_read.lock() = Some(Box::new(move || {
+        tokio::runtime::Handle::current().block_on(async move {
+            read(&other, &again, 2 * PAGE_BYTES..2 * PAGE_BYTES + 5).await;
+            settled(&other).await;
+        });
+    }));
+    assert_eq!(read(&cache, &object, 0..5).await, object_bytes(7, 4 * PAGE_BYTES).slice(0..5));
+    settled(&cache).await;
+    assert_eq!((cache.stats().corrupt(), bench.source.reads_total()), (1, 2));
+    assert_eq!(cache.cached_bytes(&object.id()), 4 * PAGE_BYTES);
+    assert!(!cache.contains(&object.id()), "two pages have not been verified");
+    expect_whole(&cache, &object, 7).await;
+    assert!(cache.contains(&object.id()), "every page is here and verified");
+    assert!(cache.open(&object).is_some());
+    assert_eq!((cache.stats().corrupt(), bench.source.reads_total()), (1, 2));
 }
 
 fn two_dirs(bench: &Bench) -> crate::CacheConfig {
