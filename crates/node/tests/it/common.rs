@@ -99,8 +99,9 @@ impl Site {
             own("mountpoint", self.mnt().display().to_string()),
             own("endpoint", self.sim.endpoint()),
             own("run_dir", self.path("run").display().to_string()),
-            own("retry_budget", "2s".into()),
-            own("request_timeout", "1s".into()),
+            // Room for a slow machine: an attempt given up for its sake is one request too many.
+            own("retry_budget", "8s".into()),
+            own("request_timeout", "8s".into()),
         ];
         if !self.settings.iter().any(|(name, _)| name == "cache") {
             flags.push(own("cache", format!("{}:1GiB", self.path("cache").display())));

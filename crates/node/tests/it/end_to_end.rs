@@ -108,7 +108,8 @@ fn what_is_wrong_with_a_bucket_is_said_before_anything_is_mounted() {
     refused(&mut site, &["cannot list s3://data", "credentials"]);
     site.set("source", "s3://absent");
     refused(&mut site, &["cannot list s3://absent", "check the bucket's name"]);
-    site.set("endpoint", "http://127.0.0.1:1").set("retry_budget", "1s");
+    site.set("endpoint", "http://127.0.0.1:1");
+    site.set("retry_budget", "1s").set("request_timeout", "1s");
     refused(&mut site, &["cannot list s3://data", "check the endpoint and the network"]);
     let foreign = site.path("foreign");
     fs::create_dir(&foreign).unwrap();

@@ -96,7 +96,7 @@ fn resets_short_bodies_and_500s_cost_one_success_an_object_and_never_a_wrong_byt
 #[test]
 fn with_a_dead_bucket_cached_files_are_read_others_fail_in_time_and_read_when_it_is_back() {
     let mut site = Site::new(tree(2, 20));
-    site.set("retry_budget", "1s").set("request_timeout", "500ms");
+    site.set("retry_budget", "5s").set("request_timeout", "5s");
     let node = site.start();
     let files: Vec<_> = site.content.iter().filter(|(_, bytes)| !bytes.is_empty()).collect();
     let (cached, cold) = files.split_at(files.len() / 2);
@@ -167,8 +167,10 @@ fn a_full_cache_disk_fails_no_read() {
     for _ in 0..2 {
         site.read_all();
     }
-    let cached = site.status(&node.client()).cache.remove(0);
-    assert!(cached.used_bytes < 40 << 20, "{cached:?}");
+    // Once nothing is being written: what is counts as used, though it may find no space.
+    site.until("no more is used than the disk has", || {
+        site.status(&node.client()).cache[0].used_bytes < 40 << 20
+    });
     node.stop().unwrap();
     site.assert_nothing_left();
 }

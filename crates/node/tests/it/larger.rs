@@ -36,9 +36,11 @@ fn an_epoch_of_twice_the_cache_gets_the_cache_s_share_from_it() {
         }
         gets.push(site.sim.stats().get);
     }
-    // Never more than without a cache; and half of the data is half of the reads, less what the
-    // directories and the index take of so small a quota.
-    assert!(gets.iter().all(|gets| *gets <= FILES as u64), "{gets:?}");
+    // No more than without a cache, but for a few: what was read before its folder was known as part
+    // of a data set may be fetched ahead once more, if its room went to others meanwhile. How many
+    // depends on who was first. And half of the data is half of the reads, less what the directories
+    // and the index take of so small a quota.
+    assert!(gets.iter().all(|gets| *gets <= (FILES + FILES / 8) as u64), "{gets:?}");
     let warm: u64 = gets[1..].iter().sum();
     let hit_rate = 1.0 - warm as f64 / (3 * FILES) as f64;
     assert!(hit_rate >= 0.95 * 0.5, "{hit_rate}: {gets:?}");
