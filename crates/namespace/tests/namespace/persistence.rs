@@ -177,7 +177,9 @@ async fn listings_from_the_future_are_not_believed() {
 
 #[tokio::test]
 #[expect(clippy::disallowed_methods, reason = "this measures real time")]
-async fn a_hundred_thousand_entries_are_read_back_in_under_half_a_second() {
+async fn a_hundred_thousand_entries_are_read_back_in_a_moment() {
+    // Half a second is what it may take; unoptimised and beside other tests it has room.
+    let most = Duration::from_millis(if cfg!(debug_assertions) { 20_000 } else { 500 });
     let lister = MemoryLister::with_page(SourceId(1), 100_000);
     for i in 0..100_000 {
         lister.insert(&format!("n{:03}/ILSVRC2012_{i:08}.JPEG", i % 1000), 110_000);
@@ -195,7 +197,7 @@ async fn a_hundred_thousand_entries_are_read_back_in_under_half_a_second() {
     assert_eq!(second.stats().entries, 101_000);
     let bytes = std::fs::metadata(&path).expect("the state file").len();
     println!("{took:?} for 100,000 entries in {bytes} bytes");
-    assert!(took < Duration::from_millis(500), "{took:?}");
+    assert!(took < most, "{took:?}");
     assert!(bytes < 4_000_000, "{bytes} bytes");
 }
 
