@@ -61,8 +61,14 @@ impl Shelf for DirShelf<'_> {
 }
 
 impl Shared {
-    /// Takes space, waiting for eviction if that may help. False: `claim` gets none now.
-    pub(crate) async fn reserve(&self, dir: &Dir, bytes: u64, claim: Claim) -> bool {
+    /// Takes space, waiting for eviction if that may help. False: `claim` gets none now. It is asked for
+    /// only where space is short: it costs a question to foresight, which then begins to keep tables.
+    pub(crate) async fn reserve(
+        &self,
+        dir: &Dir,
+        bytes: u64,
+        claim: impl FnOnce() -> Claim,
+    ) -> bool {
         let mut swept = dir.swept.subscribe();
         let mut stop = self.stop.subscribe();
         tokio::select! {
@@ -71,6 +77,11 @@ impl Shared {
         }
         let mut rounds = dir.round.subscribe();
         let mut last_try = false;
+        if dir.try_reserve(bytes) {
+            self.kick_if_due(dir);
+            return true;
+        }
+        let claim = claim();
         loop {
             if dir.try_reserve(bytes) {
                 self.kick_if_due(dir);

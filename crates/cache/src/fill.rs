@@ -189,8 +189,7 @@ impl Shared {
         let Some(dir) = placed.cloned() else { return self.give_up(landed) };
         let extra = if landed.is_small() { 0 } else { SPARSE_BYTES };
         let reserved = blocks(landed.bytes.len() as u64) + GROWTH_BYTES + extra;
-        let next = self.next_use(&id);
-        let claim = self.worth.claim(&id, next, landed.flight.priority());
+        let claim = || self.worth.claim(&id, self.next_use(&id), landed.flight.priority());
         if !self.reserve(&dir, reserved, claim).await {
             if !dir.warned_not_kept.swap(true, Ordering::AcqRel) {
                 tracing::info!(dir = %dir.path.display(), quota_bytes = dir.quota_bytes,

@@ -81,16 +81,28 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// A number that no scan has had.
-    pub(crate) fn next_number(&mut self) -> u64 {
-        self.last_number += 1;
-        self.last_number
-    }
-
     /// Puts a scan in front; the one read longest ago goes if there are too many.
     pub(crate) fn insert(&mut self, scan: Scan) {
         self.scans.insert(0, scan);
         self.scans.truncate(SCANS_MAX);
+    }
+}
+
+impl Shared {
+    /// A scan of `set` as the settings want it, with a number of its own.
+    pub(crate) fn new_scan(
+        &self,
+        state: &mut State,
+        set: DataSet,
+        flat: bool,
+        now: Duration,
+    ) -> Scan {
+        state.last_number += 1;
+        let mut scan = Scan::new(state.last_number, set, flat, self.config.oracle, now);
+        if !self.config.enabled {
+            scan.rest = Rest::Off;
+        }
+        scan
     }
 }
 
@@ -322,10 +334,7 @@ impl Engine {
             folders = set.folders(),
             "a data set is being read"
         );
-        let mut scan = Scan::new(state.next_number(), set, flat, self.shared.config.oracle, now);
-        if !self.shared.config.enabled {
-            scan.rest = Rest::Off;
-        }
+        let mut scan = self.shared.new_scan(state, set, flat, now);
         for seen in seen {
             if let Some(position) = scan.set.position(&seen.parent, &seen.object) {
                 scan.accessed(seen, position, now);
@@ -387,9 +396,13 @@ impl Engine {
                 if size == 0 || index.contains(&object.id()) || !self.is_wanted(scan, position) {
                     continue;
                 }
-                if free < size && !scan.take_swap() {
-                    scan.put_back(position);
-                    break;
+                if free < size {
+                    // Eviction will ask what may go for it.
+                    scan.index_ids();
+                    if !scan.take_swap() {
+                        scan.put_back(position);
+                        break;
+                    }
                 }
                 scan.started(size);
                 return Some(Piece { scan: scan.number, position, object, page: 0 });

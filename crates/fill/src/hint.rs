@@ -8,7 +8,6 @@
 use feedline_oracle::Hint;
 
 use crate::engine::{Fill, is_inside};
-use crate::scan::{Rest, Scan};
 use crate::set::DataSet;
 
 /// What is known of the order.
@@ -88,10 +87,7 @@ impl Fill {
         if let Some(at) = known {
             state.scans[..=at].rotate_right(1);
         } else {
-            let mut scan = Scan::new(state.next_number(), set, false, true, now);
-            if !shared.config.enabled {
-                scan.rest = Rest::Off;
-            }
+            let scan = shared.new_scan(&mut state, set, false, now);
             // What was known of a part of it, or of it before it was listed anew.
             state.scans.retain(|scan| !is_inside(&scan.set.root, root));
             state.insert(scan);

@@ -1,7 +1,6 @@
 //! One data set that is being read: who reads it, what is done, and what comes next.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
 use feedline_model::{NextUse, Object, ObjectId};
@@ -154,7 +153,7 @@ pub(crate) struct Scan {
     tries: HashMap<u32, u8>,
     pub(crate) rest: Rest,
     /// Positions by id, once eviction has asked.
-    by_id: Option<Arc<Vec<(u64, u32)>>>,
+    by_id: Option<Vec<(u64, u32)>>,
 }
 
 impl Scan {
@@ -406,7 +405,7 @@ impl Scan {
     pub(crate) fn index_ids(&mut self) -> bool {
         let missing = self.by_id.is_none();
         if missing {
-            self.by_id = Some(Arc::new(self.set.by_id()));
+            self.by_id = Some(self.set.by_id());
         }
         missing
     }
