@@ -27,6 +27,22 @@ pub(crate) fn data_set(sandbox: &Sandbox) -> Option<Value> {
     sets.into_iter().next()
 }
 
+/// Waits until the cache, which takes about half of the 40 files, is full of the first of `order`
+/// alone; they are the one data set that is known.
+pub(crate) fn wait_for_the_first_of(sandbox: &Sandbox, set: &str, order: &[String]) {
+    wait_until("the first of the order, and they alone, are here", || {
+        let listed = sandbox.run(&["ls", "-R", "--cached", set]).ok();
+        let mut here: Vec<_> = listed.lines().map(str::to_owned).collect();
+        let mut first = order[..here.len()].to_vec();
+        here.sort();
+        first.sort();
+        let is_full = data_set(sandbox).is_some_and(|set| set["state"] == "cache full");
+        is_full && (3..40).contains(&here.len()) && here == first
+    });
+    let known = data_set(sandbox).unwrap();
+    assert_eq!((&known["path"], &known["files"]), (&"set".into(), &40.into()), "{known:#}");
+}
+
 /// An order that no loader has.
 pub(crate) fn scattered(len: usize) -> Vec<usize> {
     let order: Vec<usize> = (0..len).map(|step| (step * 17 + 5) % len).collect();
@@ -48,17 +64,7 @@ fn the_first_files_of_an_order_are_fetched_before_anything_is_read() {
     let said = sandbox.run(&["hint", &set, "--order", file.to_str().unwrap()]).ok();
     assert_eq!(said, "took 40 entries for 40 files\n");
     // The cache takes about half of them: which ones tells the order of the fetches.
-    wait_until("the first of the order, and they alone, are here", || {
-        let listed = sandbox.run(&["ls", "-R", "--cached", &set]).ok();
-        let mut here: Vec<_> = listed.lines().map(str::to_owned).collect();
-        let mut first = lines[..here.len()].to_vec();
-        here.sort();
-        first.sort();
-        let is_full = data_set(&sandbox).is_some_and(|set| set["state"] == "cache full");
-        is_full && (3..40).contains(&here.len()) && here == first
-    });
-    let known = data_set(&sandbox).unwrap();
-    assert_eq!((&known["path"], &known["files"]), (&"set".into(), &40.into()), "{known:#}");
+    wait_for_the_first_of(&sandbox, &set, &lines);
     sandbox.umount();
 }
 

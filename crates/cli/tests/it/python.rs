@@ -8,8 +8,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::hints::{data_set, put_set};
-use crate::sandbox::{Ran, Sandbox, wait_until};
+use crate::hints::{data_set, put_set, wait_for_the_first_of};
+use crate::sandbox::{Ran, Sandbox};
 
 fn package() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../python")
@@ -61,17 +61,7 @@ fn a_wrapped_sampler_makes_the_mount_fetch_in_its_order() {
     assert_eq!(told["read"], 0, "told before anything was read");
     let order: Vec<String> = serde_json::from_value(told["order"].clone()).unwrap();
     let set = sandbox.mnt.join("set").display().to_string();
-    wait_until("the first of the sampler's order, and they alone, are here", || {
-        let listed = sandbox.run(&["ls", "-R", "--cached", &set]).ok();
-        let mut here: Vec<_> = listed.lines().map(str::to_owned).collect();
-        let mut first = order[..here.len()].to_vec();
-        here.sort();
-        first.sort();
-        let is_full = data_set(&sandbox).is_some_and(|set| set["state"] == "cache full");
-        is_full && (3..40).contains(&here.len()) && here == first
-    });
-    let known = data_set(&sandbox).unwrap();
-    assert_eq!((&known["path"], &known["files"]), (&"set".into(), &40.into()), "{known:#}");
+    wait_for_the_first_of(&sandbox, &set, &order);
     sandbox.umount();
     sandbox.assert_gone();
 }
