@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::read::Pass;
-use crate::targets::lab::{end_process, spawn};
+use crate::targets::lab::{end_process, last_lines, spawn};
 use crate::train::Decode;
 use crate::units::{Latency, rate};
 
@@ -24,9 +24,6 @@ const SCRIPTS: [(&str, &str); 3] = [
     ("dali_train.py", include_str!("../../../bench/dali_train.py")),
     ("torch_train.py", include_str!("../../../bench/torch_train.py")),
 ];
-
-/// Lines of a loader's own output that an error repeats.
-const LOG_LINES: usize = 12;
 
 /// Which loader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -174,10 +171,7 @@ impl Running {
         loop {
             line.clear();
             if self.answers.read_line(&mut line).context("read the loader's output")? == 0 {
-                let log = fs::read_to_string(&self.log).unwrap_or_default();
-                let lines: Vec<&str> = log.lines().collect();
-                let last = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
-                bail!("the loader ended: {last}");
+                bail!("the loader ended: {}", last_lines(&self.log));
             }
             if let Ok(value @ Value::Object(_)) = serde_json::from_str(&line) {
                 return Ok(value);

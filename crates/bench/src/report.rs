@@ -144,8 +144,9 @@ pub fn write_html(path: &Path, report: &DemoReport) -> Result<()> {
 /// Width of every chart in its own units.
 pub(crate) const WIDTH: f64 = 800.0;
 
-/// Colours by system; legible on white and on black, and apart for colour-blind readers.
-const COLOURS: [&str; 5] = ["#0d8f73", "#b0651d", "#5b6ee1", "#a3468c", "#6b7280"];
+/// Colours by system; legible on white and on black, and the first five apart for colour-blind readers.
+const COLOURS: [&str; 8] =
+    ["#0d8f73", "#b0651d", "#5b6ee1", "#a3468c", "#6b7280", "#c93a3a", "#1591b0", "#8a8d0f"];
 
 pub(crate) const STYLE: &str = "
 :root{color-scheme:light dark;--ink:#1b1f24;--soft:#5f6975;--line:#d9dee4;--page:#fff}
@@ -222,6 +223,8 @@ pub(crate) fn bars(what: &str, groups: &[Group], digits: usize) -> String {
     const LEFT: f64 = 170.0;
     const BAR: f64 = 24.0;
     const ROOM_FOR_NUMBER: f64 = 90.0;
+    // What fits to the left of the bars.
+    const NAME_CHARS_MAX: usize = 22;
     let values = groups.iter().flat_map(|group| group.bars.iter().filter_map(|(_, value)| *value));
     let most = values.fold(0.0, f64::max).max(f64::MIN_POSITIVE);
     let lines: usize = groups.iter().map(|group| group.bars.len()).sum();
@@ -249,7 +252,7 @@ pub(crate) fn bars(what: &str, groups: &[Group], digits: usize) -> String {
                  <text x=\"{:.1}\" y=\"{}\">{value:.digits$}</text>",
                 LEFT - 10.0,
                 y + 17.0,
-                escape(name),
+                escape(&cut(name, NAME_CHARS_MAX)),
                 length.max(1.0),
                 colour(index),
                 LEFT + length + 8.0,
@@ -267,6 +270,14 @@ pub(crate) fn colour(index: usize) -> &'static str {
     COLOURS[index % COLOURS.len()]
 }
 
+/// A name that has room for so many characters.
+pub(crate) fn cut(name: &str, chars_max: usize) -> String {
+    if name.chars().count() <= chars_max {
+        return name.to_owned();
+    }
+    name.chars().take(chars_max - 1).chain(['…']).collect()
+}
+
 pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
@@ -277,6 +288,12 @@ mod tests {
 
     fn epoch(images_per_s: f64, requests: u64) -> DemoEpoch {
         DemoEpoch { images: 1_000, seconds: 1.0, images_per_s, bucket_requests: Some(requests) }
+    }
+
+    #[test]
+    fn names_are_cut_to_their_room() {
+        assert_eq!(cut("Feedline", 8), "Feedline");
+        assert_eq!(cut("Feedline, só", 8), "Feedlin…");
     }
 
     #[test]

@@ -78,7 +78,7 @@ pub struct BucketShape {
 pub struct Client {
     /// Which program.
     pub kind: ClientKind,
-    /// `native`: reader threads; each number is measured.
+    /// `native`, `fio`: reader threads; each number is measured.
     #[serde(default = "eight")]
     pub readers: Vec<usize>,
     /// `dali`, `torch`: what happens to a file.
@@ -111,6 +111,8 @@ pub enum ClientKind {
     Dali,
     /// Real torch.
     Torch,
+    /// fio: threads read whole files in random order, each its share.
+    Fio,
 }
 
 impl Client {
@@ -118,7 +120,7 @@ impl Client {
     #[must_use]
     pub fn loader(&self) -> Option<Loader> {
         match self.kind {
-            ClientKind::Native => None,
+            ClientKind::Native | ClientKind::Fio => None,
             ClientKind::Dali => Some(Loader::Dali),
             ClientKind::Torch => Some(Loader::Torch),
         }
@@ -127,7 +129,10 @@ impl Client {
     /// As tables name it, with so many readers.
     #[must_use]
     pub fn name(&self, readers: usize) -> String {
-        let Some(loader) = self.loader() else { return format!("native, {readers} readers") };
+        let Some(loader) = self.loader() else {
+            let name = if self.kind == ClientKind::Fio { "fio" } else { "native" };
+            return format!("{name}, {readers} readers");
+        };
         let Self { processes, workers, .. } = self;
         let name = match loader {
             Loader::Dali => "DALI",
@@ -136,6 +141,18 @@ impl Client {
         let decode = if self.decode == Decode::Jpeg { "decoding" } else { "only reading" };
         let mmap = if self.no_mmap { ", no mmap" } else { "" };
         format!("{name}, {processes} processes x {workers} workers, {decode}{mmap}")
+    }
+
+    /// What its p50 and p99 are the time of: clients show different things.
+    #[must_use]
+    pub fn latency_of(&self) -> &'static str {
+        match (self.kind, self.decode) {
+            (ClientKind::Native, _) => "open, read and close of a file",
+            (ClientKind::Fio, _) => "one read(2) of a whole file, without open and close",
+            (ClientKind::Dali, _) => "the wait for a batch",
+            (ClientKind::Torch, Decode::None) => "open, read and close of a file",
+            (ClientKind::Torch, _) => "open, read and decoding of a file",
+        }
     }
 }
 
@@ -147,10 +164,10 @@ pub struct SystemConfig {
     pub name: String,
     /// Which program.
     pub kind: SystemKind,
-    /// `feedline`: more flags of `feedline mount`.
+    /// `feedline`, `juicefs`: more flags of its `mount`.
     #[serde(default)]
     pub flags: Vec<String>,
-    /// `s3fs`, `rclone`: with its disk cache.
+    /// `s3fs`, `rclone`, `juicefs`: with its disk cache.
     #[serde(default = "yes")]
     pub cached: bool,
     /// `http`: connections; the best of them is measured.
@@ -170,6 +187,8 @@ pub enum SystemKind {
     S3fs,
     /// rclone mount, tuned for reading.
     Rclone,
+    /// JuiceFS, tuned for reading, over an import of the data set.
+    Juicefs,
     /// None: a bare HTTP client in place of the native client.
     Http,
 }
@@ -260,6 +279,14 @@ mod tests {
     }
 
     #[test]
+    fn fio_is_named_with_its_readers_and_what_it_times() {
+        let config = Config::parse(&TEXT.replace("'native'", "'fio'")).expect("a config");
+        let client = &config.client[0];
+        assert_eq!(client.name(8), "fio, 8 readers");
+        assert!(client.latency_of().contains("one read"), "{}", client.latency_of());
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused_with_the_reason() {
         let refused = |from: &str, to: &str| {
             format!("{:#}", Config::parse(&TEXT.replacen(from, to, 1)).expect_err("refused"))
@@ -279,6 +306,6 @@ mod tests {
             Config::read(&entry.expect("an entry").path()).expect("a config");
             found += 1;
         }
-        assert!(found >= 3);
+        assert!(found >= 5, "{found} configs");
     }
 }

@@ -24,7 +24,7 @@ pub use config::{
 pub use timeline::Point;
 
 use crate::facts::Facts;
-use crate::targets::Contestant;
+use crate::targets::{Contestant, Requests};
 use crate::units::{Latency, median};
 use stage::Stage;
 
@@ -69,8 +69,10 @@ pub struct EpochResult {
 pub struct CaseResult {
     /// The client, with its readers.
     pub client: String,
-    /// Reader threads of a native client.
+    /// Reader threads of a native client or fio.
     pub readers: Option<usize>,
+    /// What the client's p50 and p99 are the time of.
+    pub latency_of: String,
     /// The system.
     pub system: String,
     /// One after the other.
@@ -88,6 +90,17 @@ pub struct LeftOut {
     pub reason: String,
 }
 
+/// A copy of the data set that a system needs before it can serve anything; part of no figure.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Import {
+    /// The program that has it now.
+    pub into: String,
+    /// How long it took.
+    pub seconds: f64,
+    /// What the bucket was asked: the data set read, and the copy written (`other`).
+    pub requests: Requests,
+}
+
 /// The result of a run; the page is drawn from it alone.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CompareResult {
@@ -103,6 +116,8 @@ pub struct CompareResult {
     pub bytes: u64,
     /// Not installed.
     pub left_out: Vec<LeftOut>,
+    /// What JuiceFS needed before the first round.
+    pub import: Option<Import>,
     /// How long all of it took.
     pub seconds: f64,
     /// Every client with every system.
@@ -131,11 +146,12 @@ pub fn run(args: &CompareArgs) -> Result<CompareResult> {
     println!("{}", facts.line());
     let stage = Stage::prepare(&config, &args.dir)?;
     let rounds = stage.measure(&config)?;
-    let (files, bytes) = (stage.files, stage.bytes);
+    let (files, bytes, import) = (stage.files, stage.bytes, stage.import.clone());
     drop(stage);
     let cases = add_up(&config, rounds)?;
     let seconds = started.elapsed().as_secs_f64();
-    let result = CompareResult { facts, versions, config, files, bytes, left_out, seconds, cases };
+    let result =
+        CompareResult { facts, versions, config, files, bytes, left_out, import, seconds, cases };
     println!("{}", page::text(&result));
     let name = args.config.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     write(&args.results, &name, &result)?;
@@ -175,21 +191,25 @@ fn take_stock(config: &mut Config) -> (BTreeMap<String, String>, Vec<LeftOut>) {
         }
     };
     config.client.retain(|client| match client.loader() {
+        None if client.kind == ClientKind::Fio => keep("fio", program_version("fio".as_ref())),
         None => true,
         Some(loader) => keep(&format!("{loader:?}").to_lowercase(), loader.version()),
     });
     config.system.retain(|system| match system.kind {
         SystemKind::Ext4 | SystemKind::Feedline | SystemKind::Http => true,
-        SystemKind::S3fs => keep(&system.name, program_version("s3fs")),
-        SystemKind::Rclone => keep(&system.name, program_version("rclone")),
+        SystemKind::S3fs => keep(&system.name, program_version("s3fs".as_ref())),
+        SystemKind::Rclone => keep(&system.name, program_version("rclone".as_ref())),
+        SystemKind::Juicefs => keep(&system.name, program_version(&crate::juicefs::program())),
     });
     (versions, left_out)
 }
 
 /// The first line of what a program says of itself.
-fn program_version(program: &str) -> Result<String> {
+fn program_version(program: &Path) -> Result<String> {
     let output = Command::new(program).arg("--version").env_remove("AWS_CA_BUNDLE").output();
-    let output = output.with_context(|| format!("{program} is not installed"))?;
+    let program = program.display();
+    let output =
+        output.with_context(|| format!("{program} is not installed: run scripts/setup loaders"))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let line = text.lines().next().filter(|_| output.status.success());
     Ok(line.with_context(|| format!("{program} --version fails"))?.to_owned())
@@ -203,7 +223,13 @@ struct Sample {
 }
 
 /// What is measured: a client, with its number of readers, and a system.
-type Key = (String, Option<usize>, String);
+#[derive(Debug, Clone)]
+struct Key {
+    client: String,
+    readers: Option<usize>,
+    latency_of: &'static str,
+    system: String,
+}
 
 /// Every epoch of a case in one round, and the moments of its first.
 #[derive(Debug, Default)]
@@ -221,13 +247,12 @@ fn add_up(config: &Config, rounds: Rounds) -> Result<Vec<CaseResult>> {
     let last = config.system.last().map(|system| system.name.clone()).unwrap_or_default();
     let baseline = config.baseline.clone().unwrap_or(last);
     let speeds = |client: &str, epoch: usize| -> Option<Vec<f64>> {
-        let of =
-            |((name, _, system), _): &&(Key, Vec<Round>)| name == client && *system == baseline;
+        let of = |(key, _): &&(Key, Vec<Round>)| key.client == client && key.system == baseline;
         let (_, rounds) = rounds.iter().find(of)?;
         rounds.iter().map(|round| Some(round.epochs.get(epoch)?.contestant.files_per_s())).collect()
     };
     let mut cases = Vec::new();
-    for ((client, readers, system), own) in &rounds {
+    for (Key { client, readers, latency_of, system }, own) in &rounds {
         let epochs = config.epochs.iter().enumerate().map(|(number, state)| {
             let samples: Vec<&Sample> =
                 own.iter().filter_map(|round| round.epochs.get(number)).collect();
@@ -236,6 +261,7 @@ fn add_up(config: &Config, rounds: Rounds) -> Result<Vec<CaseResult>> {
         cases.push(CaseResult {
             client: client.clone(),
             readers: *readers,
+            latency_of: (*latency_of).to_owned(),
             system: system.clone(),
             epochs: epochs.collect(),
             timeline: own.first().map(|round| round.timeline.clone()).unwrap_or_default(),
@@ -271,7 +297,7 @@ fn refuse_unequal_work(rounds: &Rounds) -> Result<()> {
         sample.contestant.pass.as_ref().map_or((0, 0), |pass| (pass.files, pass.bytes))
     };
     let mut first: BTreeMap<&str, (&str, (u64, u64))> = BTreeMap::new();
-    for ((client, _, system), own) in rounds {
+    for (Key { client, system, .. }, own) in rounds {
         for sample in own.iter().flat_map(|round| &round.epochs) {
             let (other, expected) = *first.entry(client).or_insert((system, work(sample)));
             let (files, bytes) = work(sample);
@@ -300,7 +326,12 @@ mod tests {
     }
 
     fn key(system: &str) -> Key {
-        ("native, 8 readers".to_owned(), Some(8), system.to_owned())
+        Key {
+            client: "native, 8 readers".to_owned(),
+            readers: Some(8),
+            latency_of: "a file",
+            system: system.to_owned(),
+        }
     }
 
     fn config() -> Config {

@@ -3,8 +3,8 @@
 
 use std::fmt::Write as _;
 
-use super::{CaseResult, CompareResult, EpochResult, Point, State};
-use crate::report::{Group, STYLE, WIDTH, bars, colour, escape};
+use super::{CaseResult, CompareResult, EpochResult, Import, Point, State};
+use crate::report::{Group, STYLE, WIDTH, bars, colour, cut, escape};
 use crate::targets::Contestant;
 use crate::units::median;
 
@@ -81,6 +81,22 @@ fn row(case: &CaseResult, number: usize, epoch: &EpochResult) -> [String; 12] {
     ]
 }
 
+/// What the columns p50 and p99 are the time of.
+fn latency_note(cases: &[&CaseResult]) -> String {
+    let of = cases.first().map_or("", |case| &case.latency_of);
+    format!("p50 and p99: {of}")
+}
+
+/// What was done before the first round, if anything was.
+fn import_note(result: &CompareResult) -> Option<String> {
+    let Import { into, seconds, requests } = result.import.as_ref()?;
+    Some(format!(
+        "Before the first round, and part of no figure: the import into {into} took {seconds:.1} s, {} GET, \
+         {} HEAD, {} LIST and {} PUT, POST or DELETE",
+        requests.get, requests.head, requests.list, requests.other
+    ))
+}
+
 fn rows(cases: &[&CaseResult]) -> Vec<[String; 12]> {
     let each = |case: &&CaseResult| {
         let epochs = case.epochs.iter().enumerate();
@@ -106,13 +122,16 @@ fn summary(result: &CompareResult) -> String {
 /// The table for the terminal.
 pub(super) fn text(result: &CompareResult) -> String {
     let mut text = format!("\n{}\n", summary(result));
+    if let Some(note) = import_note(result) {
+        let _ = writeln!(text, "{note}");
+    }
     for (client, cases) in by_client(result) {
         let mut rows = rows(&cases);
         rows.insert(0, HEAD.map(str::to_owned));
         let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
         let widths: Vec<usize> = (0..HEAD.len()).map(width).collect();
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "\n{client}");
+        let _ = writeln!(text, "\n{client}; {}", latency_note(&cases));
         for row in &rows {
             let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
                 if column < 2 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
@@ -137,8 +156,12 @@ pub(super) fn html(result: &CompareResult) -> String {
         body.push_str(&epochs_chart(&cases, title, 2, |epoch| epoch.requests_per_file));
         body.push_str(&timelines(&cases));
         body.push_str(&table(&cases));
+        let _ = writeln!(body, "<p>{}</p>", escape(&latency_note(&cases)));
     }
     body.push_str(&by_readers(result));
+    if let Some(note) = import_note(result) {
+        let _ = writeln!(body, "<p>{}</p>", escape(&note));
+    }
     for gone in &result.left_out {
         let _ = writeln!(body, "<p>Left out: {}: {}</p>", escape(&gone.name), escape(&gone.reason));
     }
@@ -225,10 +248,22 @@ fn timelines(cases: &[&CaseResult]) -> String {
     text
 }
 
-/// Files a second in the first epoch by the number of readers, when there are several.
+/// Files a second in the first epoch by the number of readers, for each program that was run with
+/// several numbers of them.
 fn by_readers(result: &CompareResult) -> String {
+    let program = |case: &CaseResult| case.client.split(',').next().unwrap_or_default().to_owned();
+    let mut programs: Vec<String> = result.cases.iter().map(program).collect();
+    programs.sort_unstable();
+    programs.dedup();
+    let chart = |name: &String| {
+        by_readers_of(name, result.cases.iter().filter(|case| program(case) == *name))
+    };
+    programs.iter().map(chart).collect()
+}
+
+fn by_readers_of<'a>(program: &str, cases: impl Iterator<Item = &'a CaseResult>) -> String {
     let mut lines: Vec<Series<'_>> = Vec::new();
-    for case in &result.cases {
+    for case in cases {
         let (Some(readers), Some(epoch)) = (case.readers, case.epochs.first()) else { continue };
         let place = lines.iter().position(|line| line.name == case.system).unwrap_or_else(|| {
             let (name, colour) = (case.system.as_str(), lines.len());
@@ -240,7 +275,7 @@ fn by_readers(result: &CompareResult) -> String {
     if lines.iter().all(|line| line.points.len() < 2) {
         return String::new();
     }
-    line_chart("Cold epoch: files/s by readers", "readers", &lines)
+    line_chart(&format!("Cold epoch: files/s by readers ({program})"), "readers", &lines)
 }
 
 /// Lines over a common pair of axes that begin at zero; nothing for no lines.
@@ -249,6 +284,8 @@ fn line_chart(title: &str, along: &str, lines: &[Series<'_>]) -> String {
     const TOP: f64 = 30.0;
     const HEIGHT: f64 = 240.0;
     const RIGHT: f64 = 150.0;
+    // What fits to the right of the lines.
+    const NAME_CHARS_MAX: usize = 16;
     let points = || lines.iter().flat_map(|line| &line.points);
     if points().next().is_none() {
         return String::new();
@@ -302,7 +339,7 @@ fn line_chart(title: &str, along: &str, lines: &[Series<'_>]) -> String {
             level - 11.0,
             WIDTH - RIGHT + 32.0,
             level,
-            escape(line.name)
+            escape(&cut(line.name, NAME_CHARS_MAX))
         );
     }
     svg + "</svg>\n"

@@ -4,6 +4,7 @@
 //!
 //! - Each system begins a round with an empty cache and a new daemon, and keeps them over its epochs.
 //! - The bucket's files are in memory when an epoch begins, except for `ext4`, which is these files.
+//! - What a system needs imported is imported once, before the first round, and is part of no figure.
 //! - Another system begins each round. All read the same files; native readers in the same order.
 //! - Nothing of it is left when the stage is dropped, except the data set.
 
@@ -12,12 +13,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::config::{Client, Config, State, SystemConfig, SystemKind};
+use super::config::{Client, ClientKind, Config, State, SystemConfig, SystemKind};
 use super::timeline::sampled;
-use super::{Key, Round, Rounds, Sample};
+use super::{Import, Key, Round, Rounds, Sample};
 use crate::caches::drop_caches;
 use crate::dataset::{MakeArgs, make, progress_bar};
+use crate::fio::Fio;
 use crate::http::{Fetch, objects};
+use crate::juicefs::{self, Volume};
 use crate::loaders::{Job, Running};
 use crate::read::{Order, Pass, Plan, ReadArgs};
 use crate::targets::Contestant;
@@ -40,6 +43,9 @@ pub(super) struct Stage {
     source: PathBuf,
     /// For caches and mountpoints.
     home: PathBuf,
+    /// The data set as JuiceFS has it.
+    volume: Option<Volume>,
+    pub(super) import: Option<Import>,
     pub(super) files: u64,
     pub(super) bytes: u64,
 }
@@ -56,6 +62,7 @@ impl Drop for Stage {
 /// What reads in one epoch.
 enum Reader<'a> {
     Native(Plan),
+    Fio(Fio<'a>),
     Loader(Running),
     Http { fetch: &'a Fetch, connections: usize },
 }
@@ -64,6 +71,10 @@ impl Reader<'_> {
     fn epoch(&mut self, number: usize) -> Result<(Pass, Option<Latency>)> {
         match self {
             Self::Native(plan) => Ok((plan.pass(number)?, None)),
+            Self::Fio(fio) => {
+                let order = Order::Random.of(fio.files(), 1, number);
+                Ok((fio.pass(&order)?, None))
+            }
             Self::Loader(loader) => loader.epoch().map(|(pass, wait)| (pass, Some(wait))),
             Self::Http { fetch, connections } => {
                 let order = Order::Random.of(fetch.objects.len(), 1, number);
@@ -74,13 +85,12 @@ impl Reader<'_> {
 }
 
 impl Stage {
-    /// Makes the data set if it is not there, and starts the bucket.
+    /// Makes the data set if it is not there, starts the bucket, and imports what must be imported.
     pub(super) fn prepare(config: &Config, dir: &Path) -> Result<Self> {
         let dir = crate::targets::scratch(dir)?;
         let data = &config.data;
         let name = format!("compare-{}-{}-{}", data.files, data.classes, data.mean_bytes);
-        let root = dir.join(name);
-        let source = root.join(BUCKET);
+        let source = dir.join(name).join(BUCKET);
         let bar = progress_bar("images");
         let made = make(
             &MakeArgs {
@@ -93,16 +103,29 @@ impl Stage {
         )?;
         bar.finish_and_clear();
         let home = dir.join(format!("run-{}", std::process::id()));
-        fs::create_dir_all(&home).with_context(|| format!("create {}", home.display()))?;
-        let shape = &config.bucket;
-        let mut flags = vec!["--latency".to_owned(), shape.latency.clone()];
-        if let Some(bandwidth) = &shape.bandwidth {
-            flags.extend(["--bandwidth".to_owned(), bandwidth.clone()]);
+        let bucket = start_bucket(config, &source, &buckets(&home));
+        let bucket = bucket.inspect_err(|_| drop(fs::remove_dir_all(&home)))?;
+        let (files, bytes) = (made.files, made.bytes);
+        let mut this = Self { bucket, source, home, volume: None, import: None, files, bytes };
+        if config.system.iter().any(|system| system.kind == SystemKind::Juicefs) {
+            this.import()?;
         }
-        flags.extend(shape.flags.iter().cloned());
-        let bucket = Bucket::start(&root, &flags);
-        let bucket = bucket.inspect_err(|_| drop(fs::remove_dir(&home)))?;
-        Ok(Self { bucket, source, home, files: made.files, bytes: made.bytes })
+        Ok(this)
+    }
+
+    /// Copies the data set into a volume of JuiceFS.
+    fn import(&mut self) -> Result<()> {
+        eprintln!("importing into JuiceFS");
+        let copy = buckets(&self.home).join(juicefs::BUCKET);
+        fs::create_dir(&copy).with_context(|| format!("create {}", copy.display()))?;
+        Self::warm(&self.source)?;
+        let (before, started) = (self.bucket.requests()?, crate::time::now());
+        let volume = Volume::import(&self.bucket.url, BUCKET, &self.home.join("juicefs"))?;
+        let seconds = started.elapsed().as_secs_f64();
+        let requests = self.bucket.requests()?.since(before);
+        self.import = Some(Import { into: "JuiceFS".to_owned(), seconds, requests });
+        self.volume = Some(volume);
+        Ok(())
     }
 
     /// Every client with every system, all rounds.
@@ -112,14 +135,18 @@ impl Stage {
         for (client, readers) in cases(config) {
             // A bare HTTP client stands in the place of readers: it goes with those alone.
             let fits = |system: &&SystemConfig| {
-                system.kind != SystemKind::Http || client.loader().is_none()
+                system.kind != SystemKind::Http || client.kind == ClientKind::Native
             };
             let systems: Vec<&SystemConfig> = config.system.iter().filter(fits).collect();
             let first = rounds.len();
             let who = client.name(readers);
             rounds.extend(systems.iter().map(|system| {
-                let readers = client.loader().is_none().then_some(readers);
-                let key: Key = (who.clone(), readers, system.name.clone());
+                let key = Key {
+                    client: who.clone(),
+                    readers: client.loader().is_none().then_some(readers),
+                    latency_of: client.latency_of(),
+                    system: system.name.clone(),
+                };
                 (key, Vec::new())
             }));
             for round in 0..config.rounds {
@@ -140,10 +167,14 @@ impl Stage {
 
     /// All epochs of one case.
     fn one(&self, case: &Case<'_>, round: usize) -> Result<Round> {
-        self.warm_bucket()?;
+        let kept = match case.system.kind {
+            SystemKind::Juicefs => buckets(&self.home).join(juicefs::BUCKET),
+            _ => self.source.clone(),
+        };
+        Self::warm(&kept)?;
         rustix::fs::sync();
         let home = self.home.join("mount");
-        let system = system_of(case.system);
+        let system = self.system(case.system)?;
         let mount = system.as_ref().map(|it| Mount::new(it, &self.bucket, BUCKET, &home));
         let mount = mount.transpose()?;
         let dir = mount.as_ref().map_or(&self.source, |mount| &mount.dir);
@@ -155,7 +186,7 @@ impl Stage {
             if *state == State::Dropped || (*state == State::Cold && mount.is_none()) {
                 drop_caches()?;
                 if case.system.kind != SystemKind::Ext4 {
-                    self.warm_bucket()?;
+                    Self::warm(&kept)?;
                 }
             }
             let mut wait = None;
@@ -180,9 +211,24 @@ impl Stage {
         Ok(done)
     }
 
-    /// The bucket's files into memory: what is measured is never the disk below the bucket.
-    fn warm_bucket(&self) -> Result<()> {
-        Plan::new(&ReadArgs::new(&self.source))?.pass(0).map(drop)
+    /// A bucket's files into memory: what is measured is never the disk below the bucket.
+    fn warm(files: &Path) -> Result<()> {
+        Plan::new(&ReadArgs::new(files))?.pass(0).map(drop)
+    }
+
+    /// `None` for what is no mount.
+    fn system(&self, config: &SystemConfig) -> Result<Option<System>> {
+        let (cached, flags) = (config.cached, config.flags.clone());
+        Ok(Some(match config.kind {
+            SystemKind::Ext4 | SystemKind::Http => return Ok(None),
+            SystemKind::Feedline => System::Feedline { name: config.name.clone(), flags },
+            SystemKind::S3fs => System::S3fs { cached },
+            SystemKind::Rclone => System::Rclone { cached },
+            SystemKind::Juicefs => {
+                let volume = self.volume.clone().context("nothing was imported into JuiceFS")?;
+                System::Juicefs { volume, cached, flags }
+            }
+        }))
     }
 
     fn reader<'a>(&self, case: &Case<'a>, dir: &Path) -> Result<Reader<'a>> {
@@ -191,6 +237,12 @@ impl Stage {
             let fetch = case.fetch;
             let connections = fetch.best_connections(&case.system.connections)?;
             return Ok(Reader::Http { fetch, connections });
+        }
+        if client.kind == ClientKind::Fio {
+            // As a native reader does before its epochs.
+            crate::files::list_tree(dir)?;
+            let files = &case.fetch.objects;
+            return Ok(Reader::Fio(Fio::new(dir, &self.home, files, case.readers)?));
         }
         let Some(loader) = client.loader() else {
             let args = ReadArgs { readers: case.readers, ..ReadArgs::new(dir) };
@@ -231,14 +283,21 @@ fn cases(config: &Config) -> Vec<(&Client, usize)> {
         .collect()
 }
 
-/// `None` for what is no mount.
-fn system_of(config: &SystemConfig) -> Option<System> {
-    match config.kind {
-        SystemKind::Ext4 | SystemKind::Http => None,
-        SystemKind::Feedline => {
-            Some(System::Feedline { name: config.name.clone(), flags: config.flags.clone() })
-        }
-        SystemKind::S3fs => Some(System::S3fs { cached: config.cached }),
-        SystemKind::Rclone => Some(System::Rclone { cached: config.cached }),
+/// The folder whose folders are the buckets: scratch, into which the data set is linked, so that another
+/// bucket beside it is scratch too.
+fn buckets(home: &Path) -> PathBuf {
+    home.join("buckets")
+}
+
+/// Serves `source` as [`BUCKET`] from below `root`, which is made.
+fn start_bucket(config: &Config, source: &Path, root: &Path) -> Result<Bucket> {
+    fs::create_dir_all(root).with_context(|| format!("create {}", root.display()))?;
+    std::os::unix::fs::symlink(source, root.join(BUCKET)).context("link the data set")?;
+    let shape = &config.bucket;
+    let mut flags = vec!["--latency".to_owned(), shape.latency.clone()];
+    if let Some(bandwidth) = &shape.bandwidth {
+        flags.extend(["--bandwidth".to_owned(), bandwidth.clone()]);
     }
+    flags.extend(shape.flags.iter().cloned());
+    Bucket::start(root, &flags)
 }

@@ -31,8 +31,10 @@ pub(crate) const CREDENTIALS: [(&str, &str); 3] = [
 
 /// How long a mount may take to serve or to go: a guess far above what healthy ones need.
 const WAIT_MAX: Duration = Duration::from_secs(30);
-/// How often one looks. Nothing is measured meanwhile.
+/// How often one looks. Nothing is measured meanwhile, or the child does it itself.
 const POLL: Duration = Duration::from_millis(20);
+/// Lines of a program's own output that an error repeats.
+const LOG_LINES: usize = 12;
 
 /// The `feedline` command itself.
 pub(crate) fn feedline() -> Result<Command> {
@@ -79,6 +81,37 @@ pub(crate) fn end_process(child: &mut Child) -> Result<bool> {
         child.wait()?;
     }
     Ok(ended)
+}
+
+/// Runs a child to its end; what it says goes to `log`.
+///
+/// # Errors
+///
+/// If it fails, with the last of what it said; or if a signal came, after ending it.
+pub(crate) fn run_to_end(command: &mut Command, log: &Path) -> Result<()> {
+    let file = File::create(log).with_context(|| format!("create {}", log.display()))?;
+    command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+    let mut child = spawn(command)?;
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if let Err(signal) = crate::interrupt::check() {
+            end_process(&mut child)?;
+            return Err(signal.into());
+        }
+        crate::time::sleep(POLL);
+    };
+    let program = command.get_program().display();
+    ensure!(status.success(), "{program} ended with {status}: {}", last_lines(log));
+    Ok(())
+}
+
+/// The last lines of a log, for an error.
+pub(crate) fn last_lines(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LOG_LINES)..].join("\n")
 }
 
 /// A running `feedline s3sim`.
@@ -198,8 +231,12 @@ impl Mount {
         fs::remove_dir_all(&home).with_context(|| format!("remove {}", home.display()))
     }
 
+    /// The process that serves.
     fn pid(&self) -> u32 {
-        self.daemon.as_ref().map_or(0, Child::id)
+        let started = self.daemon.as_ref().map_or(0, Child::id);
+        let served_by_a_child = matches!(self.system, System::Juicefs { .. });
+        let child = served_by_a_child.then(|| only_child(started)).flatten();
+        child.unwrap_or(started)
     }
 
     /// CPU seconds of the daemon so far.
@@ -229,6 +266,15 @@ impl Drop for Mount {
         }
         detach(&self.dir);
     }
+}
+
+/// The child of a process that has one.
+fn only_child(pid: u32) -> Option<u32> {
+    // Each thread has children of its own.
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let mut children =
+        threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("children")).ok());
+    children.find_map(|pids| pids.split_whitespace().next()?.parse().ok())
 }
 
 /// The kernel counts CPU time in hundredths of a second in /proc, on every architecture.

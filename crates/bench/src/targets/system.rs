@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use super::lab::{CREDENTIALS, feedline};
+use crate::juicefs::Volume;
 use crate::s3fs::S3fs;
 
 /// Feedline's default `--buffer`, set here by name because the memory target is stated on top of it.
@@ -31,6 +32,15 @@ pub(crate) enum System {
     Rclone {
         /// True: with its disk cache.
         cached: bool,
+    },
+    /// JuiceFS over what was imported, tuned for reading, with its disk cache or without.
+    Juicefs {
+        /// What it serves.
+        volume: Volume,
+        /// True: with its disk cache.
+        cached: bool,
+        /// More flags of `juicefs mount`.
+        flags: Vec<String>,
     },
 }
 
@@ -62,6 +72,8 @@ impl System {
             Self::S3fs { cached: false } => "s3fs plain".to_owned(),
             Self::Rclone { cached: true } => "rclone".to_owned(),
             Self::Rclone { cached: false } => "rclone plain".to_owned(),
+            Self::Juicefs { cached: true, .. } => "JuiceFS".to_owned(),
+            Self::Juicefs { cached: false, .. } => "JuiceFS plain".to_owned(),
         }
     }
 
@@ -79,6 +91,9 @@ impl System {
             }
             .command(),
             Self::Rclone { cached } => Ok(rclone_command(*cached, place)),
+            Self::Juicefs { volume, cached, flags } => {
+                Ok(volume.mount(place.dir, cached.then_some(place.cache), flags))
+            }
         }
     }
 }

@@ -21,6 +21,9 @@ fn compare(sandbox: &Sandbox, config: &Path, flags: &[&str]) -> Command {
     let dali = std::env::var_os("FEEDLINE_DALI_PYTHON")
         .map_or_else(|| repository().join(".venv-dali/bin/python"), PathBuf::from);
     command.env("FEEDLINE_DALI_PYTHON", dali);
+    let juicefs = std::env::var_os("FEEDLINE_JUICEFS")
+        .map_or_else(|| repository().join(".venv/bin/juicefs"), PathBuf::from);
+    command.env("FEEDLINE_JUICEFS", juicefs);
     command
 }
 
@@ -57,8 +60,8 @@ fn the_quick_config_runs_to_its_end_and_the_page_shows_its_result() {
     let json: Value = serde_json::from_str(&result(&sandbox, "json")).unwrap();
     let files = json["files"].as_u64().unwrap();
     let cases = json["cases"].as_array().unwrap();
-    // Two numbers of readers with four systems, DALI with the three that are file systems.
-    assert_eq!(cases.len(), 2 * 4 + 3);
+    // Two numbers of readers with five systems, fio and DALI with the four that are file systems.
+    assert_eq!(cases.len(), 2 * 5 + 2 * 4);
     for case in cases {
         let epochs = case["epochs"].as_array().unwrap();
         assert_eq!(epochs.len(), 3);
@@ -72,15 +75,48 @@ fn the_quick_config_runs_to_its_end_and_the_page_shows_its_result() {
             "feedline" => assert_eq!([gets(0), gets(1), gets(2)], [files, 0, 0], "{case}"),
             "http" => assert_eq!([gets(0), gets(1), gets(2)], [files; 3], "{case}"),
             "ext4" => assert_eq!([gets(0), gets(1), gets(2)], [0; 3], "{case}"),
+            // What it says of its cache decides how often it asks again; the data set was imported once.
+            "JuiceFS" => assert!(gets(0) >= files, "{case}"),
             _ => assert!(epochs[0]["to_baseline"].as_f64() == Some(1.0), "{case}"),
         }
     }
+    let import = &json["import"]["requests"];
+    assert!(import["get"].as_u64().unwrap() >= files, "{import}");
+    assert!(import["other"].as_u64().unwrap() >= files, "{import}");
     let page = result(&sandbox, "html");
-    for part in ["Quick comparison", "<rect", "<polyline", "native, 8 readers", "DALI", "p99 ms"] {
+    for part in [
+        "Quick comparison",
+        "<rect",
+        "<polyline",
+        "native, 8 readers",
+        "fio, 4 readers",
+        "one read(2) of a whole file",
+        "the import into JuiceFS took",
+        "DALI",
+        "p99 ms",
+    ] {
         assert!(page.contains(part), "{part} is missing");
     }
     assert!(!page.contains("<script") && !page.contains("src="), "the page loads something");
     assert_nothing_left(&sandbox);
+}
+
+#[test]
+fn the_flags_in_every_config_are_ones_of_mount() {
+    let sandbox = Sandbox::new();
+    let mut tried = 0;
+    for entry in std::fs::read_dir(repository().join("bench/configs")).unwrap() {
+        let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        // Only systems of our own have flags there, and TOML writes a list of strings as JSON does.
+        for flags in text.lines().filter_map(|line| line.strip_prefix("flags = ")) {
+            let flags: Vec<String> = serde_json::from_str(flags).unwrap();
+            // -f checks everything and mounts nothing.
+            let mut command = sandbox.feedline(&["mount", "s3://b", sandbox.mnt_str(), "-f"]);
+            Ran::of(command.args(&flags)).ok();
+            tried += 1;
+        }
+    }
+    assert!(tried > 0, "no config has flags");
 }
 
 #[test]
