@@ -158,6 +158,10 @@ fn flag(setting: &Setting) -> Arg {
         .action(ArgAction::Append);
     let choices = setting.choices();
     if setting.is_switch() {
+        // What is on already is only ever named to switch it off: `--oracle off`.
+        if setting.default == "true" {
+            return arg;
+        }
         // `--anonymous s3://…` must not take the source for its value.
         return arg.num_args(0..=1).require_equals(true).default_missing_value("true");
     }
@@ -202,6 +206,20 @@ impl FromArgMatches for SettingFlags {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_switch_that_is_on_takes_its_value_as_a_word_and_one_that_is_off_needs_none() {
+        let command = <SettingFlags as clap::Args>::augment_args(
+            Command::new("mount").arg(Arg::new("source")),
+        );
+        let words = "mount --oracle off --anonymous s3://b --fill=off".split(' ');
+        let matches = command.try_get_matches_from(words).unwrap();
+        let value = |name: &str| matches.get_one::<String>(name).cloned().unwrap_or_default();
+        assert_eq!(
+            ["oracle", "anonymous", "source", "fill"].map(value),
+            ["off", "true", "s3://b", "off"]
+        );
+    }
 
     #[test]
     fn relative_paths_in_flags_mean_the_working_directory() {

@@ -58,7 +58,7 @@ pub enum HintError {
          epoch's order"
     )]
     TooLong { root: String, files: u32, given: usize, max: usize },
-    #[error("prediction is switched off: mount with --oracle=true")]
+    #[error("prediction is switched off: mount without --oracle off")]
     Off,
 }
 

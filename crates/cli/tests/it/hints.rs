@@ -134,6 +134,6 @@ fn a_hint_that_cannot_be_taken_says_why_and_what_to_do() {
     hint(&set).fails(3, &["set"]);
 
     sandbox.mount(&["--oracle=false"]);
-    hint(&set).fails(2, &["--oracle=true"]);
+    hint(&set).fails(2, &["--oracle off"]);
     sandbox.umount();
 }
