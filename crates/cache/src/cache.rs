@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use feedline_model::page::{PAGE_BYTES, page_count, page_range, pages_of};
 use feedline_model::{
     BlockSource, CachedFile, Clock, Foresight, NextUse, Object, ObjectHolder, ObjectId,
-    ObjectIndex, Priority, ReadError,
+    ObjectIndex, Priority, Push, ReadError, Residence,
 };
 use futures::StreamExt as _;
 use parking_lot::{Mutex, RwLock};
@@ -425,6 +425,10 @@ impl ObjectIndex for Cache {
     fn touch(&self, id: &ObjectId) {
         let time = self.shared.worth.used(id, 0);
         self.shared.index.lock().touch(id, time);
+    }
+
+    fn push(&self, object: &Object, push: Push) -> Residence {
+        self.shared.push(object, push)
     }
 
     fn free_bytes(&self) -> u64 {

@@ -26,7 +26,7 @@
 //!
 //! [`config`], then `cache` (one read, followed), `flight`, `fill` and `writes` (a miss), `partial` (large
 //! objects), `index` and `journal` (what is here), `directory` and `disk` (where), [`worth`], [`hunt`]
-//! and `evict` (what goes), `check`.
+//! and `evict` (what goes), `push` (what comes into memory), `check`.
 
 mod budget;
 mod cache;
@@ -43,6 +43,7 @@ mod journal;
 mod local;
 mod maintain;
 mod partial;
+mod push;
 mod readahead;
 mod reuse;
 mod stats;

@@ -20,6 +20,9 @@ pub struct FillConfig {
     pub rate_bytes_per_s: u64,
     /// Fetches in flight at most.
     pub window_max: usize,
+    /// Bytes that are brought into the page cache ahead of the reads at most; 0: none. Takes effect
+    /// only where files are fetched ahead and the order is predicted.
+    pub push_bytes_max: u64,
 }
 
 impl Default for FillConfig {
@@ -31,6 +34,9 @@ impl Default for FillConfig {
             rate_bytes_per_s: 0,
             // Seven eighths of the 384 requests that the store allows: what it lets fill have.
             window_max: 336,
+            // Some hundred images: little of any machine's memory, and more than a disk reads in the
+            // time between two looks at the accesses.
+            push_bytes_max: 64 << 20,
         }
     }
 }

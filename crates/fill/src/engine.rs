@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::{FillConfig, FillParts};
 use crate::groups::{Beside, Groups, parent_of};
+use crate::push::{Done, JOBS_MAX, Job};
 use crate::rate::Rate;
 use crate::scan::{Rest, Scan};
 use crate::set::DataSet;
@@ -68,6 +69,8 @@ struct Counters {
     failed: AtomicU64,
     in_flight: AtomicU64,
     window: AtomicU64,
+    pushed_files: AtomicU64,
+    pushed_bytes: AtomicU64,
 }
 
 /// Data sets, the one read last in front.
@@ -98,11 +101,7 @@ impl Shared {
         now: Duration,
     ) -> Scan {
         state.last_number += 1;
-        let mut scan = Scan::new(state.last_number, set, flat, self.config.oracle, now);
-        if !self.config.enabled {
-            scan.rest = Rest::Off;
-        }
-        scan
+        Scan::new(state.last_number, set, flat, &self.config, now)
     }
 }
 
@@ -173,13 +172,17 @@ impl Fill {
     pub fn status(&self) -> FillStatus {
         let counters = &self.shared.counters;
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let watched = !self.shared.watch.ignores_hits();
+        let state = self.shared.state.lock();
         FillStatus {
-            scans: self.shared.state.lock().scans.iter().map(Scan::status).collect(),
+            scans: state.scans.iter().map(|scan| scan.status(watched)).collect(),
             in_flight: get(&counters.in_flight),
             window: get(&counters.window),
             files: get(&counters.files),
             bytes: get(&counters.bytes),
             failed: get(&counters.failed),
+            pushed_files: get(&counters.pushed_files),
+            pushed_bytes: get(&counters.pushed_bytes),
             dropped: self.shared.watch.dropped(),
         }
     }
@@ -205,6 +208,8 @@ struct Engine {
     in_flight: FuturesUnordered<BoxFuture<'static, Landed>>,
     /// What oracles think about, in blocking threads; one thing at a time for each set.
     thinking: FuturesUnordered<BoxFuture<'static, (u64, Option<Outcome>)>>,
+    /// Pushes into the page cache, in blocking threads; see `push`.
+    pushes: FuturesUnordered<BoxFuture<'static, (u64, Option<Done>)>>,
     in_flight_bytes: u64,
     /// Pages of large objects that are to follow.
     pages: Vec<Piece>,
@@ -217,6 +222,7 @@ impl Engine {
             rate: Rate::new(shared.config.rate_bytes_per_s),
             in_flight: FuturesUnordered::new(),
             thinking: FuturesUnordered::new(),
+            pushes: FuturesUnordered::new(),
             in_flight_bytes: 0,
             pages: Vec::new(),
             shared,
@@ -263,7 +269,13 @@ impl Engine {
                 () = &mut batch, if waiting_for_batch => {
                     waiting_for_batch = false;
                     self.take_reports();
+                    self.look();
+                    self.push();
                     self.think();
+                }
+                Some((number, done)) = self.pushes.next(), if !self.pushes.is_empty() => {
+                    self.pushed(number, done.as_ref());
+                    self.push();
                 }
                 Some((number, outcome)) = self.thinking.next(), if !self.thinking.is_empty() => {
                     self.thought(number, outcome);
@@ -359,10 +371,31 @@ impl Engine {
             // One a tick: a hash for each of a million files is a quarter of a second.
             let _ = state.scans.iter_mut().any(Scan::index_ids);
         }
-        let nothing_to_gain = !state.scans.is_empty()
-            && state.scans.iter().all(|scan| matches!(scan.rest, Rest::Complete | Rest::Off))
+        self.choose_reports(&mut state);
+        drop(state);
+        self.look();
+    }
+
+    /// Looks for files of sets that are read in the page cache, where it is time for that.
+    fn look(&self) {
+        let now = self.now();
+        let mut state = self.shared.state.lock();
+        for scan in &mut state.scans {
+            if let Some(job) = scan.look(now, &*self.shared.parts.index) {
+                self.start_push(scan.number, job);
+            }
+        }
+    }
+
+    /// Whether accesses of what is here are to be reported: not while they are of no use to anybody.
+    fn choose_reports(&self, state: &mut State) {
+        let ignore = !state.scans.is_empty()
+            && !state.scans.iter().any(Scan::wants_hits)
             && !self.shared.wants_ids.load(Ordering::Relaxed);
-        self.shared.watch.ignore_hits(nothing_to_gain);
+        if !ignore && self.shared.watch.ignores_hits() {
+            state.scans.iter_mut().for_each(Scan::seen_again);
+        }
+        self.shared.watch.ignore_hits(ignore);
     }
 
     /// Starts fetches until the window is full. `Some`: the rate holds them up for so long.
@@ -465,6 +498,39 @@ impl Engine {
         if let Some(scan) = state.scans.iter_mut().find(|scan| scan.number == piece.scan) {
             scan.failed(piece.position, again);
         }
+    }
+
+    /// Starts pushes until as many are under way as may be.
+    fn push(&self) {
+        let now = self.now();
+        let mut state = self.shared.state.lock();
+        for scan in &mut state.scans {
+            while self.pushes.len() < JOBS_MAX
+                && let Some(job) = scan.next_push(now, &*self.shared.parts.index)
+            {
+                self.start_push(scan.number, job);
+            }
+        }
+    }
+
+    fn start_push(&self, scan: u64, job: Job) {
+        let index = Arc::clone(&self.shared.parts.index);
+        let done = self.shared.parts.runtime.spawn_blocking(move || job.run(&*index));
+        self.pushes.push(Box::pin(async move { (scan, done.await.ok()) }));
+    }
+
+    fn pushed(&self, scan: u64, done: Option<&Done>) {
+        // Nothing is known of a thread that panicked; its set is not pushed any more.
+        let Some(done) = done else { return };
+        let (files, bytes) = done.read();
+        self.shared.counters.pushed_files.fetch_add(files, Ordering::Relaxed);
+        self.shared.counters.pushed_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let now = self.now();
+        let mut state = self.shared.state.lock();
+        if let Some(scan) = state.scans.iter_mut().find(|it| it.number == scan) {
+            scan.pushed(done, now);
+        }
+        self.choose_reports(&mut state);
     }
 
     /// Lets the oracle of each set think, beside everything else.

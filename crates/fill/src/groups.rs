@@ -150,7 +150,8 @@ mod tests {
             let version = Version { size: 1, modified_ms: 1, etag: ETag::Absent };
             let key = format!("{folder}/{file}").into();
             let object = Object { source: SourceId(1), key, version };
-            let seen = Seen { process: 1, parent: folder.into(), object, is_hit: false };
+            let seen =
+                Seen { process: 1, parent: folder.into(), object, is_hit: false, is_sample: false };
             let sets_in = |parent: &str| {
                 sets.iter().filter(|set| parent_of(&set.root) == Some(parent)).cloned().collect()
             };

@@ -35,6 +35,7 @@ mod engine;
 mod foresight;
 mod groups;
 mod hint;
+mod push;
 mod rate;
 mod scan;
 mod set;

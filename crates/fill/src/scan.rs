@@ -3,11 +3,13 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use feedline_model::{NextUse, Object, ObjectId};
+use feedline_model::{NextUse, Object, ObjectId, ObjectIndex};
 use feedline_oracle::{Config, Hint, Oracle, Outcome, Work};
 use hashbrown::HashMap;
 
+use crate::config::FillConfig;
 use crate::groups::READS_MIN;
+use crate::push::{Done, Files, Job, Pusher};
 use crate::set::{DataSet, position_in};
 use crate::status::ScanStatus;
 use crate::watch::Seen;
@@ -49,6 +51,10 @@ const IDLE: Duration = Duration::from_secs(10);
 
 /// How long a set is filled while its readers live and read nothing: a validation, a checkpoint.
 const PAUSE: Duration = Duration::from_secs(600);
+
+/// A set that was read no longer ago than this is looked after. Of a slow reader's files only one in
+/// some hundred is reported while all are in memory.
+const READ_LATELY: Duration = Duration::from_secs(5);
 
 /// Tries to fetch one file before it is left to demand reads.
 const TRIES: u8 = 3;
@@ -152,18 +158,28 @@ pub(crate) struct Scan {
     again: VecDeque<u32>,
     tries: HashMap<u32, u8>,
     pub(crate) rest: Rest,
+    pusher: Pusher,
     /// Positions by id, once eviction has asked.
     by_id: Option<Vec<(u64, u32)>>,
 }
 
 impl Scan {
-    pub(crate) fn new(number: u64, set: DataSet, flat: bool, predict: bool, now: Duration) -> Self {
+    /// A scan as the settings want it.
+    pub(crate) fn new(
+        number: u64,
+        set: DataSet,
+        flat: bool,
+        config: &FillConfig,
+        now: Duration,
+    ) -> Self {
         let len = set.len();
+        let push_bytes_max =
+            if config.enabled && config.oracle { config.push_bytes_max } else { 0 };
         Self {
             number,
             is_thinking: false,
             flat,
-            oracle: predict.then(|| Oracle::new(len, Config::default())),
+            oracle: config.oracle.then(|| Oracle::new(len, Config::default())),
             readers: HashMap::new(),
             last_access: now,
             handled: Bits::new(len),
@@ -179,7 +195,8 @@ impl Scan {
             predicted: VecDeque::new(),
             again: VecDeque::new(),
             tries: HashMap::new(),
-            rest: Rest::No,
+            rest: if config.enabled { Rest::No } else { Rest::Off },
+            pusher: Pusher::new(push_bytes_max),
             by_id: None,
             set,
         }
@@ -192,6 +209,10 @@ impl Scan {
         if self.readers.len() < READERS_MAX || self.readers.contains_key(&process) {
             self.readers.insert(process, now);
         }
+        if seen.is_sample {
+            return;
+        }
+        self.pusher.accessed(position);
         if !self.read.has(position) {
             self.reads += 1;
             self.read_bytes += seen.object.version.size;
@@ -234,9 +255,43 @@ impl Scan {
         self.rereads > REREADS + self.set.len() / REREADS
     }
 
+    /// Accesses were not looked at for a while and are from now on: what has been read meanwhile, and
+    /// where the readers are, is not known.
+    pub(crate) fn seen_again(&mut self) {
+        self.read.clear();
+        self.rereads = 0;
+        if let Some(oracle) = &mut self.oracle {
+            oracle.lose_sight();
+        }
+    }
+
+    /// True if accesses of files that are here are of use.
+    pub(crate) fn wants_hits(&self) -> bool {
+        self.pusher.wants_accesses() || !matches!(self.rest, Rest::Complete | Rest::Off)
+    }
+
+    /// What to bring into the page cache next; see [`Pusher::next`].
+    pub(crate) fn next_push(&mut self, now: Duration, index: &dyn ObjectIndex) -> Option<Job> {
+        let Self { set, oracle, pusher, .. } = self;
+        pusher.next(now, &Complete { set, oracle: oracle.as_ref(), index })
+    }
+
+    /// Files to look for in the page cache, now and then; see [`Pusher::look`].
+    pub(crate) fn look(&mut self, now: Duration, index: &dyn ObjectIndex) -> Option<Job> {
+        let is_read = now.saturating_sub(self.last_access) < READ_LATELY;
+        let Self { set, oracle, pusher, .. } = self;
+        pusher.look(now, is_read, &Complete { set, oracle: oracle.as_ref(), index })
+    }
+
+    /// What came of one of these.
+    pub(crate) fn pushed(&mut self, done: &Done, now: Duration) {
+        self.pusher.done(done, now);
+    }
+
     /// All is to be read again. What does not fit has been replaced meanwhile: look at it anew.
     fn begin_epoch(&mut self) {
         self.read.clear();
+        self.rereads = 0;
         if self.rest != Rest::Complete {
             self.handled.clear();
             self.sweep = 0;
@@ -415,18 +470,42 @@ impl Scan {
         self.set.object(position)
     }
 
-    pub(crate) fn status(&self) -> ScanStatus {
+    /// `watched`: its accesses are reported.
+    pub(crate) fn status(&self, watched: bool) -> ScanStatus {
         let verdict = self.oracle.as_ref().map(Oracle::verdict);
         ScanStatus {
             root: self.set.root.to_string(),
             files: u64::from(self.set.len()),
             handled: u64::from(self.handled.count),
             read: u64::from(self.read.count),
+            watched,
             readers: self.readers.len() as u64,
             state: self.rest.text().into(),
             order: verdict.as_ref().map_or_else(|| "not looked for".into(), |v| v.sampler.clone()),
             confidence: verdict.as_ref().map_or(0.0, |v| v.confidence),
             known_after: verdict.as_ref().and_then(|v| v.reads_to_lock).unwrap_or(0),
+            push: self.pusher.text(verdict.is_some_and(|v| v.locked > 0)).into(),
         }
+    }
+}
+
+/// The files of a set that are complete here, as its pusher sees them.
+struct Complete<'a> {
+    set: &'a DataSet,
+    oracle: Option<&'a Oracle>,
+    index: &'a dyn ObjectIndex,
+}
+
+impl Files for Complete<'_> {
+    fn next_opens(&self, count: usize) -> Vec<u32> {
+        self.oracle.map(|oracle| oracle.next_opens(count)).unwrap_or_default()
+    }
+
+    fn complete(&self, position: u32) -> Option<Object> {
+        self.set.object(position).filter(|object| self.index.contains(&object.id()))
+    }
+
+    fn len(&self) -> u32 {
+        self.set.len()
     }
 }

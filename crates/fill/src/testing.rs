@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use feedline_model::{
     BlockSource, CachedFile, Directory, DirectoryBuilder, ETag, Object, ObjectHolder, ObjectId,
-    ObjectIndex, Priority, ReadError, SourceId, Tree, Version,
+    ObjectIndex, Priority, Push, ReadError, Residence, SourceId, Tree, Version,
 };
 use feedline_testkit::MemorySource;
 use parking_lot::Mutex;
@@ -82,11 +82,43 @@ pub(crate) struct Shelf {
     next: Arc<MemorySource>,
     kept: Mutex<HashSet<ObjectId>>,
     free_bytes: AtomicU64,
+    /// Of those kept, in the page cache.
+    in_memory: Mutex<HashSet<ObjectId>>,
+    /// The keys of the files that were pushed.
+    pushed: Mutex<Vec<Arc<str>>>,
+    looks: AtomicU64,
 }
 
 impl Shelf {
     pub(crate) fn new(next: Arc<MemorySource>) -> Arc<Self> {
-        Arc::new(Self { next, kept: Mutex::default(), free_bytes: AtomicU64::new(u64::MAX) })
+        Arc::new(Self {
+            next,
+            kept: Mutex::default(),
+            free_bytes: AtomicU64::new(u64::MAX),
+            in_memory: Mutex::default(),
+            pushed: Mutex::default(),
+            looks: AtomicU64::new(0),
+        })
+    }
+
+    /// The keys of the files that were pushed so far, in order.
+    pub(crate) fn pushed(&self) -> Vec<Arc<str>> {
+        self.pushed.lock().clone()
+    }
+
+    /// How often somebody asked where a file is.
+    pub(crate) fn looks(&self) -> u64 {
+        self.looks.load(Ordering::SeqCst)
+    }
+
+    /// Forgets the pages of every file.
+    pub(crate) fn drop_pages(&self) {
+        self.in_memory.lock().clear();
+    }
+
+    /// As if the file had been read.
+    pub(crate) fn bring_in(&self, id: ObjectId) {
+        self.in_memory.lock().insert(id);
     }
 
     pub(crate) fn set_free_bytes(&self, bytes: u64) {
@@ -112,6 +144,7 @@ impl BlockSource for Shelf {
     ) -> Result<Bytes, ReadError> {
         let bytes = self.next.read(object, range.clone(), priority).await?;
         if range.end == object.version.size {
+            self.bring_in(object.id());
             self.keep(object.id());
         }
         Ok(bytes)
@@ -128,6 +161,22 @@ impl ObjectIndex for Shelf {
     }
 
     fn touch(&self, _id: &ObjectId) {}
+
+    fn push(&self, object: &Object, push: Push) -> Residence {
+        self.looks.fetch_add(1, Ordering::SeqCst);
+        let id = object.id();
+        if !self.contains(&id) {
+            return Residence::Unknown;
+        }
+        if self.in_memory.lock().contains(&id) {
+            return Residence::Memory;
+        }
+        if push == Push::Read {
+            self.pushed.lock().push(Arc::clone(&object.key));
+            self.bring_in(id);
+        }
+        Residence::Disk(object.version.size)
+    }
 
     fn free_bytes(&self) -> u64 {
         self.free_bytes.load(Ordering::SeqCst)

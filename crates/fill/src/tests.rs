@@ -1,6 +1,6 @@
 //! Fill as a whole: accesses in, reads of the next link out.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -15,6 +15,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use tokio::runtime::Handle;
 
+use crate::push::FILES_AHEAD;
 use crate::testing::{FixedTree, SOURCE, Shelf};
 use crate::{Fill, FillConfig, FillParts, FillStatus, HintError, HintOutcome, Liveness, OrderHint};
 
@@ -280,6 +281,97 @@ async fn an_order_that_is_known_is_the_order_of_the_fetches() {
     assert!(from <= 300, "{from}");
     let next: Vec<usize> = (0..100).map(|step| 759 - step).collect();
     assert_eq!(numbers[from..from + 100], next);
+}
+
+/// A set that is complete here before anybody reads, and not in memory.
+fn kept(config: FillConfig) -> Bed {
+    let bed = bed_of(1, 3_000, 100, config);
+    bed.objects.iter().for_each(|object| bed.shelf.keep(object.id()));
+    bed
+}
+
+impl Bed {
+    /// Accesses from the last file to the first, beginning with number `from` of these.
+    fn backwards(&self, from: usize, count: usize) {
+        (from..from + count).for_each(|turn| self.access(3, self.objects.len() - 1 - turn));
+    }
+
+    /// The numbers of the files pushed, counted from the last one.
+    fn pushed(&self) -> Vec<usize> {
+        let number = |key: &Arc<str>| self.objects.iter().rev().position(|it| it.key == *key);
+        self.shelf.pushed().iter().map(|key| number(key).expect("of the set")).collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_read_next_is_pushed_in_the_order_of_the_reads() {
+    let bed = kept(FillConfig::default());
+    bed.backwards(0, 40);
+    let last = |bed: &Bed| bed.pushed().into_iter().max();
+    let status = bed.until("pushes", |_| last(&bed) == Some(40 + FILES_AHEAD - 1)).await;
+    let set = &status.scans[0];
+    assert_eq!((&*set.push, &*set.order, set.watched), ("ahead", "reversed", true));
+    // Four jobs of sixteen files run at once, so a file may come that much early or late.
+    let pushed = bed.pushed();
+    let first = *pushed.iter().min().expect("some");
+    assert!(first <= 40, "{first}");
+    for (place, number) in pushed.iter().enumerate() {
+        assert!((first + place).abs_diff(*number) < 64, "{number} at {place}");
+    }
+    bed.backwards(40, 100);
+    bed.until("as many more", |_| last(&bed) == Some(140 + FILES_AHEAD - 1)).await;
+    let all = 140 + FILES_AHEAD - first;
+    let status = bed.until("all of them", |it| it.pushed_files == all as u64).await;
+    assert_eq!((status.files, status.pushed_bytes), (0, 100 * all as u64));
+    assert_eq!(bed.pushed().into_iter().collect::<HashSet<_>>().len(), all, "none twice");
+    assert_eq!(bed.source.reads_total(), 0, "nothing was asked of the bucket");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_memory_is_not_pushed_and_soon_nobody_watches() {
+    let bed = kept(FillConfig::default());
+    bed.objects.iter().for_each(|object| bed.shelf.bring_in(object.id()));
+    bed.backwards(0, 100);
+    let asleep = |status: &FillStatus| {
+        status.scans.first().is_some_and(|set| set.push == "in memory" && !set.watched)
+    };
+    bed.until("sleep", asleep).await;
+    bed.backwards(100, 200);
+    bed.until("still asleep", asleep).await;
+    assert_eq!(bed.fill.status().pushed_files, 0);
+    // The pages go, and the reads go on: a few of the accesses that are not reported show it.
+    bed.shelf.drop_pages();
+    for turn in 30..2_000 {
+        bed.backwards(turn % 300 * 10, 10);
+        if bed.fill.status().pushed_files >= 100 {
+            return;
+        }
+        RealClock::new().sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not woken: {:?}", bed.fill.status());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_order_and_a_switch_push_nothing() {
+    let bed = kept(FillConfig::default());
+    bed.scatter(1_000);
+    let looked = |status: &FillStatus| {
+        status.scans.first().is_some_and(|set| set.state == "complete" && set.read > 900)
+    };
+    let status = bed.until("the accesses", looked).await;
+    assert_eq!((&*status.scans[0].push, status.pushed_files), ("order unknown", 0));
+    let off = [
+        FillConfig { oracle: false, ..FillConfig::default() },
+        FillConfig { enabled: false, ..FillConfig::default() },
+        FillConfig { push_bytes_max: 0, ..FillConfig::default() },
+    ];
+    for config in off {
+        let bed = kept(config);
+        bed.backwards(0, 100);
+        let status = bed.until("no watch", |it| it.scans.first().is_some_and(|it| !it.watched));
+        assert_eq!(status.await.scans[0].push, "off");
+        assert_eq!(bed.shelf.looks(), 0);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

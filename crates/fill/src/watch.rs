@@ -12,6 +12,10 @@ use tokio::sync::Notify;
 /// costs a prediction, never a read.
 const QUEUE_MAX: usize = 32_768;
 
+/// While accesses of complete files are not wanted, one of so many is reported all the same: it shows
+/// that the set is still read. At 30,000 a second that is one every few milliseconds.
+const SAMPLE: u64 = 256;
+
 /// One access, owned.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
@@ -19,6 +23,8 @@ pub(crate) struct Seen {
     pub(crate) parent: Arc<str>,
     pub(crate) object: Object,
     pub(crate) is_hit: bool,
+    /// One of many that were not reported: it says that its set is read, and nothing of the order.
+    pub(crate) is_sample: bool,
 }
 
 /// The queue from the request threads to the engine.
@@ -28,13 +34,15 @@ pub(crate) struct Watch {
     wake: Notify,
     /// Accesses of files that are complete here are not wanted now.
     ignores_hits: AtomicBool,
+    ignored: AtomicU64,
     dropped: AtomicU64,
 }
 
 impl Watch {
     /// Called by request threads.
     pub(crate) fn report(&self, access: &Access<'_>) {
-        if access.is_hit && self.ignores_hits.load(Ordering::Relaxed) {
+        let is_sample = access.is_hit && self.ignores_hits();
+        if is_sample && !(self.ignored.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(SAMPLE) {
             return;
         }
         let seen = Seen {
@@ -42,6 +50,7 @@ impl Watch {
             parent: Arc::clone(access.parent),
             object: access.object.clone(),
             is_hit: access.is_hit,
+            is_sample,
         };
         let first = {
             let mut queue = self.queue.lock();
@@ -76,6 +85,11 @@ impl Watch {
     /// from them while all that is read is here.
     pub(crate) fn ignore_hits(&self, ignore: bool) {
         self.ignores_hits.store(ignore, Ordering::Relaxed);
+    }
+
+    /// Whether accesses of complete files are left out now.
+    pub(crate) fn ignores_hits(&self) -> bool {
+        self.ignores_hits.load(Ordering::Relaxed)
     }
 
     /// Accesses dropped because the queue was full.

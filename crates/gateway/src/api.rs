@@ -277,6 +277,12 @@ pub struct FillStatus {
     pub bytes: u64,
     /// Fetches that failed; the files are left to the reads.
     pub failed: u64,
+    /// Files brought from the cache's disk into the page cache ahead of the reads, since the mount.
+    #[serde(default)]
+    pub pushed_files: u64,
+    /// Their bytes, those only that were not there.
+    #[serde(default)]
+    pub pushed_bytes: u64,
     /// Accesses not looked at because too many came at once.
     pub dropped: u64,
 }
@@ -290,8 +296,12 @@ pub struct DataSetStatus {
     pub files: u64,
     /// Of those, known to be here or under way.
     pub handled: u64,
-    /// Different files read since this epoch began, as far as it can be told.
+    /// Different files read since this epoch began, as far as it can be told; what was last known if
+    /// it is not `watched`.
     pub read: u64,
+    /// False while all that is read is here and in memory: nobody looks at the accesses then.
+    #[serde(default)]
+    pub watched: bool,
     /// Threads that read it.
     pub readers: u64,
     /// `filling`, `complete`, `cache full`, `waiting for reads`, `idle` or `off`.
@@ -302,6 +312,10 @@ pub struct DataSetStatus {
     pub confidence: f64,
     /// Reads after which the order was recognised; 0: not yet.
     pub recognised_after: u64,
+    /// What is brought from the cache's disk into the page cache: `ahead` (what will be read next),
+    /// `in memory` (nothing, it is there), `order unknown` (nothing) or `off`.
+    #[serde(default)]
+    pub push: String,
 }
 
 /// What is known of the tree.

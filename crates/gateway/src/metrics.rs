@@ -128,6 +128,18 @@ pub const METRICS: &[Metric] = &[
     counter("feedline_fill_failures_total", "", "Fetches ahead that failed.", |s| {
         one(s.fill.failed)
     }),
+    counter(
+        "feedline_pushed_files_total",
+        "",
+        "Files brought from the cache's disk into the page cache ahead of the reads.",
+        |s| one(s.fill.pushed_files),
+    ),
+    counter(
+        "feedline_pushed_bytes_total",
+        "bytes",
+        "Bytes brought from the cache's disk into the page cache ahead of the reads.",
+        |s| one(s.fill.pushed_bytes),
+    ),
     gauge("feedline_fill_in_flight", "", "Fetches ahead under way.", |s| one(s.fill.in_flight)),
     gauge("feedline_fill_window", "", "Fetches ahead allowed under way now.", |s| {
         one(s.fill.window)

@@ -30,5 +30,5 @@ pub use error::ReadError;
 pub use object::{ETag, ETagRef, Object, ObjectId, ObjectRef, SourceId, Version, VersionRef};
 pub use source::{
     Access, AccessObserver, BlockSource, CachedFile, Foresight, ListPage, ListRequest,
-    ListedObject, Lister, NextUse, ObjectHolder, ObjectIndex, Priority, Tree,
+    ListedObject, Lister, NextUse, ObjectHolder, ObjectIndex, Priority, Push, Residence, Tree,
 };

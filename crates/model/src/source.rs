@@ -99,6 +99,26 @@ pub struct CachedFile {
     pub size: u64,
 }
 
+/// Where the bytes of an object are on this node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Residence {
+    /// In the page cache, or on their way into it.
+    Memory,
+    /// On the disk: so many of the bytes looked at are not in the page cache.
+    Disk(u64),
+    /// Not complete here, not to be trusted before it is verified, or nobody can tell.
+    Unknown,
+}
+
+/// What to do about an object's bytes that are on the disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Push {
+    /// Nothing: say where they are.
+    Look,
+    /// Start reading them into the page cache.
+    Read,
+}
+
 /// Which objects are complete on this node, and where.
 pub trait ObjectIndex: fmt::Debug + Send + Sync {
     /// Opens the object's file if the object is complete and sound here; marks it used.
@@ -113,6 +133,14 @@ pub trait ObjectIndex: fmt::Debug + Send + Sync {
 
     /// Marks an object used without opening it. Memory only.
     fn touch(&self, id: &ObjectId);
+
+    /// Says where the bytes of a complete object are and, if so asked, starts reading those on the
+    /// disk into the page cache, so that a reader finds them there. Does not wait for them; verifies
+    /// nothing and marks nothing used. Of a large object only the beginning counts.
+    ///
+    /// Cost: one `open(2)` and two more system calls; the open may wait for the disk, so this is not
+    /// for request threads.
+    fn push(&self, object: &Object, push: Push) -> Residence;
 
     /// Bytes on disk that can still be added before anything would have to be evicted for them.
     /// Memory only; a snapshot, outdated as soon as it is given.

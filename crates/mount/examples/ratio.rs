@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use feedline_model::{
     BlockSource, CachedFile, Directory, DirectoryBuilder, ETag, Object, ObjectHolder, ObjectId,
-    ObjectIndex, Priority, ReadError, SourceId, Tree, Version,
+    ObjectIndex, Priority, Push, ReadError, Residence, SourceId, Tree, Version,
 };
 use feedline_mount::{
     Capacity, CapacityProvider, Mount, MountConfig, MountHandle, MountParts, OpenMode, Transport,
@@ -66,6 +66,10 @@ impl ObjectIndex for Complete {
         u64::MAX
     }
     fn touch(&self, _id: &ObjectId) {}
+
+    fn push(&self, _object: &Object, _push: Push) -> Residence {
+        Residence::Unknown
+    }
 
     fn set_holder(&self, _holder: Arc<dyn ObjectHolder>) {}
 }

@@ -18,7 +18,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use feedline_model::{
     BlockSource, CachedFile, Directory, DirectoryBuilder, ETag, Object, ObjectHolder, ObjectId,
-    ObjectIndex, Priority, ReadError, SourceId, Tree, Version,
+    ObjectIndex, Priority, Push, ReadError, Residence, SourceId, Tree, Version,
 };
 use feedline_mount::{Capacity, CapacityProvider, Mount, MountConfig, MountParts, Unmount};
 use feedline_testkit::RealClock;
@@ -42,6 +42,10 @@ impl ObjectIndex for Known {
     }
 
     fn touch(&self, _id: &ObjectId) {}
+
+    fn push(&self, _object: &Object, _push: Push) -> Residence {
+        Residence::Unknown
+    }
 
     fn free_bytes(&self) -> u64 {
         0

@@ -94,6 +94,25 @@ pub(crate) fn build(
 /// The share of the requests in flight that fill may take: what the store's limit leaves it.
 const FILL_SHARE: (usize, usize) = (7, 8);
 
+/// What may be brought into the page cache ahead of the reads: fill's default, or this part of the
+/// memory that is free for the page cache if that is less, so that it cannot push out itself what it
+/// brought.
+const PUSH_PART: u64 = 16;
+
+fn push_bytes_max() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    let default = FillConfig::default().push_bytes_max;
+    kib.map_or(default, |kib| (kib << 10) / PUSH_PART).min(default)
+}
+
+/// True if the kernel reads cached files itself. Without root it refuses to, and the mount answers
+/// reads from our memory.
+fn is_passthrough(config: &ResolvedConfig) -> bool {
+    config.open == OpenMode::Passthrough && rustix::process::geteuid().is_root()
+}
+
 fn start_fill(
     config: &ResolvedConfig,
     cache: &Arc<Cache>,
@@ -110,6 +129,7 @@ fn start_fill(
         oracle: config.oracle,
         rate_bytes_per_s: config.fill_bytes_per_s,
         window_max: config.requests_max * FILL_SHARE.0 / FILL_SHARE.1,
+        push_bytes_max: if is_passthrough(config) { push_bytes_max() } else { 0 },
     };
     let parts = FillParts {
         tree: Arc::new(namespace.clone()),
@@ -254,11 +274,9 @@ fn cache_config(config: &ResolvedConfig) -> Result<CacheConfig, StartError> {
         };
         dirs.push(CacheDirConfig { dir: cache.dir.clone(), quota_bytes });
     }
-    // Without root the kernel refuses passthrough, and the mount answers reads from our memory.
-    let passthrough = config.open == OpenMode::Passthrough && rustix::process::geteuid().is_root();
     Ok(CacheConfig {
         buffer_bytes: config.buffer_bytes,
-        keep_pages: passthrough,
+        keep_pages: is_passthrough(config),
         scrub_bytes_per_s: config.scrub_bytes_per_s,
         ..CacheConfig::new(dirs)
     })

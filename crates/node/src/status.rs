@@ -116,6 +116,8 @@ fn fill(node: &NodeAdmin) -> FillStatus {
         order: scan.order,
         confidence: scan.confidence,
         recognised_after: scan.known_after,
+        watched: scan.watched,
+        push: scan.push,
     });
     FillStatus {
         data_sets: data_sets.collect(),
@@ -124,6 +126,8 @@ fn fill(node: &NodeAdmin) -> FillStatus {
         files: fill.files,
         bytes: fill.bytes,
         failed: fill.failed,
+        pushed_files: fill.pushed_files,
+        pushed_bytes: fill.pushed_bytes,
         dropped: fill.dropped,
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::learn::Recorder;
 use crate::oracle::Oracle;
 use crate::sampler::After;
 use crate::stream::Stream;
@@ -22,6 +23,20 @@ impl Oracle {
         self.retire(stream);
         self.unlock(stream, 0);
         self.streams.remove(&stream);
+    }
+
+    /// Nobody will watch for a while: where the streams are is not known from now on. The orders are
+    /// kept, so that streams which go on are soon found in them.
+    pub fn lose_sight(&mut self) {
+        let ids: Vec<u32> = self.streams.keys().copied().collect();
+        self.ghosts.clear();
+        for id in ids {
+            self.unlock(id, 0);
+        }
+        self.streams.clear();
+        self.merged = Stream::new(self.opens);
+        // What would be recorded now is no epoch's order.
+        self.recorder = self.recorder.is_some().then(|| Recorder::new(self.n));
     }
 
     /// If the stream ended with its epoch, expects its successor.

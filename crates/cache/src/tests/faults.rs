@@ -77,6 +77,13 @@ impl Disk for FaultyDisk {
     fn read_hot(&self, file: &File, buffer: &mut [u8], offset: u64) -> bool {
         fail(&self.faults.read).is_ok() && self.real.read_hot(file, buffer, offset)
     }
+    fn missing(&self, file: &File, length: u64) -> Option<u64> {
+        self.real.missing(file, length)
+    }
+    fn read_ahead(&self, file: &File, length: u64) -> io::Result<()> {
+        fail(&self.faults.read)?;
+        self.real.read_ahead(file, length)
+    }
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.real.rename(from, to)
     }

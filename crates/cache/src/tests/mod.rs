@@ -4,6 +4,7 @@ mod admission;
 mod dirs;
 mod faults;
 mod model;
+mod push;
 mod reads;
 mod restart;
 mod scale;

@@ -168,9 +168,9 @@ fn with_reason(choice: &str, reason: Option<&str>) -> String {
     reason.map_or_else(|| choice.to_owned(), |why| format!("{choice} ({why})"))
 }
 
-/// What was fetched ahead, if anything was.
+/// What was fetched ahead and what was brought into the page cache, if anything was.
 fn fill_fact(fill: &FillStatus) -> Option<String> {
-    (fill.files > 0 || fill.in_flight > 0).then(|| {
+    let fetched = (fill.files > 0 || fill.in_flight > 0).then(|| {
         format!(
             "{} files ({}) fetched ahead; {} in flight of {} allowed, {} failed",
             output::count(fill.files),
@@ -179,7 +179,16 @@ fn fill_fact(fill: &FillStatus) -> Option<String> {
             output::count(fill.window),
             output::count(fill.failed)
         )
-    })
+    });
+    let pushed = (fill.pushed_files > 0).then(|| {
+        format!(
+            "{} files ({}) brought from the cache's disk into the page cache",
+            output::count(fill.pushed_files),
+            output::bytes(fill.pushed_bytes)
+        )
+    });
+    let facts: Vec<String> = fetched.into_iter().chain(pushed).collect();
+    (!facts.is_empty()).then(|| facts.join("; "))
 }
 
 fn cache_table(dirs: &[CacheDirStatus]) -> Table {
@@ -203,8 +212,16 @@ fn cache_table(dirs: &[CacheDirStatus]) -> Table {
 }
 
 fn data_set_table(sets: &[DataSetStatus]) -> Table {
-    let mut table =
-        Table::new(&["data set", ">files", ">here", ">read", ">readers", "fill", "order"]);
+    let mut table = Table::new(&[
+        "data set",
+        ">files",
+        ">here",
+        ">read",
+        ">readers",
+        "fill",
+        "page cache",
+        "order",
+    ]);
     for set in sets {
         let path = if set.path.is_empty() { "/" } else { &set.path };
         let order = match set.recognised_after {
@@ -220,9 +237,11 @@ fn data_set_table(sets: &[DataSetStatus]) -> Table {
             path.to_owned(),
             output::count(set.files),
             output::percent(set.handled, set.files),
-            output::percent(set.read, set.files),
+            // What was last known says nothing of now.
+            if set.watched { output::percent(set.read, set.files) } else { "-".to_owned() },
             output::count(set.readers),
             set.state.clone(),
+            set.push.clone(),
             order,
         ]);
     }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use feedline_model::{
     Access, AccessObserver, BlockSource, CachedFile, Clock, Directory, DirectoryBuilder, Object,
-    ObjectHolder, ObjectId, ObjectIndex, Priority, ReadError, SourceId, Tree,
+    ObjectHolder, ObjectId, ObjectIndex, Priority, Push, ReadError, Residence, SourceId, Tree,
 };
 use feedline_mount::{
     Capacity, CapacityProvider, Mount, MountConfig, MountHandle, MountParts, MountStats, Transport,
@@ -171,6 +171,10 @@ impl ObjectIndex for TestIndex {
 
     fn touch(&self, _id: &ObjectId) {
         self.touches.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn push(&self, _object: &Object, _push: Push) -> Residence {
+        Residence::Unknown
     }
 
     fn set_holder(&self, holder: Arc<dyn ObjectHolder>) {

@@ -390,7 +390,7 @@ pub const SETTINGS: &[Setting] = &[
         "BOOL",
         "true",
         Kind::Switch,
-        "Recognise the order in which a job's processes read, and fetch in that order",
+        "Recognise the order in which a job's processes read; fetch and read ahead in that order",
     ),
     setting(
         "uid",

@@ -8,3 +8,4 @@ mod faults;
 mod fill;
 mod larger;
 mod metrics;
+mod push;

@@ -53,6 +53,10 @@ fn upcoming_is_what_happens_in_the_same_turn() {
         let differs = told.iter().zip(&expected).position(|(a, b)| a != b);
         assert_eq!((differs, told.len()), (None, expected.len()), "{name}");
         assert!(owner.oracle.upcoming(ahead).is_empty(), "{name}: nothing is told twice");
+        // The same whatever was told, and it changes nothing.
+        let soon = owner.oracle.next_opens(expected.len());
+        assert_eq!(soon, expected, "{name}");
+        assert_eq!(owner.oracle.next_opens(10), expected[..10], "{name}");
         owner.open_all(&to_come[..streams.len()]);
         let next: Vec<u32> =
             to_come[streams.len() * ahead..][..streams.len()].iter().map(|it| it.1).collect();
@@ -154,6 +158,23 @@ fn a_pipeline_made_anew_in_every_epoch_is_foretold() {
         let (owner, share) = renewed(4_000, &epochs, ends);
         assert!(0.97 < share, "ends {ends}: {share}, {:?}", owner.oracle.verdict());
     }
+}
+
+#[test]
+fn who_looked_away_foretells_nothing_until_the_streams_are_found_in_the_known_order_again() {
+    let streams = dali(4_000, 4, 3_000);
+    let opens = in_turns(1, &streams);
+    let mut owner = Owner::new(4_000);
+    owner.open_all(&opens[..400]);
+    assert_eq!(owner.oracle.verdict().locked, 4);
+    owner.oracle.lose_sight();
+    assert_eq!(owner.oracle.next_opens(100), Vec::<u32>::new());
+    assert_eq!(owner.oracle.verdict().locked, 0);
+    // They went on unseen, for more than a seek.
+    let (seen, to_come) = opens[6_000..].split_at(64);
+    owner.open_all(seen);
+    let expected: Vec<u32> = to_come[..100].iter().map(|it| it.1).collect();
+    assert_eq!(owner.oracle.next_opens(100), expected);
 }
 
 #[test]
