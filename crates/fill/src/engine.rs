@@ -84,6 +84,19 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// Takes away the scans that `by` replaces, which goes on from what they know: those of folders in
+    /// its folder, or of that folder as it was listed before.
+    pub(crate) fn replace(&mut self, by: &mut Scan) {
+        self.scans.retain(|scan| {
+            let (root, new) = (&*scan.set.root, &*by.set.root);
+            let goes = if by.flat { root == new } else { is_inside(root, new) };
+            if goes {
+                by.take_over(scan);
+            }
+            !goes
+        });
+    }
+
     /// Puts a scan in front; the one read longest ago goes if there are too many.
     pub(crate) fn insert(&mut self, scan: Scan) {
         self.scans.insert(0, scan);
@@ -314,7 +327,6 @@ impl Engine {
                 return;
             }
             let (root, flat) = (Arc::clone(&scan.set.root), scan.flat);
-            state.scans.remove(at);
             self.begin(state, &root, flat, std::slice::from_ref(seen), now);
             return;
         }
@@ -336,10 +348,10 @@ impl Engine {
     /// Makes a set, which replaces those that lie in it, and tells it the accesses that led to it.
     fn begin(&self, state: &mut State, root: &str, flat: bool, seen: &[Seen], now: Duration) {
         state.rebuilt = now;
-        let Some(set) = DataSet::build(&*self.shared.parts.tree, root, flat) else { return };
-        if !flat {
-            state.scans.retain(|scan| !is_inside(&scan.set.root, root));
-        }
+        let Some(set) = DataSet::build(&*self.shared.parts.tree, root, flat) else {
+            state.scans.retain(|scan| *scan.set.root != *root);
+            return;
+        };
         tracing::info!(
             root,
             files = set.len(),
@@ -347,6 +359,7 @@ impl Engine {
             "a data set is being read"
         );
         let mut scan = self.shared.new_scan(state, set, flat, now);
+        state.replace(&mut scan);
         for seen in seen {
             if let Some(position) = scan.set.position(&seen.parent, &seen.object) {
                 scan.accessed(seen, position, now);
@@ -557,7 +570,7 @@ impl Engine {
 }
 
 /// True if the folder `path` is `root` or lies below it.
-pub(crate) fn is_inside(path: &str, root: &str) -> bool {
+fn is_inside(path: &str, root: &str) -> bool {
     root.is_empty()
         || path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }

@@ -7,7 +7,7 @@
 
 use feedline_oracle::Hint;
 
-use crate::engine::{Fill, is_inside};
+use crate::engine::Fill;
 use crate::set::DataSet;
 
 /// What is known of the order.
@@ -87,9 +87,8 @@ impl Fill {
         if let Some(at) = known {
             state.scans[..=at].rotate_right(1);
         } else {
-            let scan = shared.new_scan(&mut state, set, false, now);
-            // What was known of a part of it, or of it before it was listed anew.
-            state.scans.retain(|scan| !is_inside(&scan.set.root, root));
+            let mut scan = shared.new_scan(&mut state, set, false, now);
+            state.replace(&mut scan);
             state.insert(scan);
         }
         state.scans[0].hint(hint, now);

@@ -83,6 +83,14 @@ impl Bits {
         fresh
     }
 
+    /// The positions that are in it.
+    fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        let positions = (0_u32..).step_by(64).zip(&self.words);
+        positions.flat_map(|(first, word)| {
+            (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| first + bit)
+        })
+    }
+
     fn remove(&mut self, at: u32) {
         self.count -= u32::from(self.has(at));
         self.words[at as usize / 64] &= !(1 << (at % 64));
@@ -200,6 +208,25 @@ impl Scan {
             by_id: None,
             set,
         }
+    }
+
+    /// Takes over what is known of a set that this one replaces, such as one of its folders: who reads
+    /// it, and what was read. Cost: a binary search for each file that was read.
+    pub(crate) fn take_over(&mut self, other: &Self) {
+        for position in other.read.iter() {
+            let here = other.set.object(position).and_then(|object| {
+                let parent = other.set.folder(position)?;
+                self.set.position(parent, &object)
+            });
+            if let Some(here) = here {
+                self.read.add(here);
+            }
+        }
+        self.readers.extend(other.readers.iter().map(|(process, last)| (*process, *last)));
+        self.last_access = self.last_access.max(other.last_access);
+        self.reads += other.reads;
+        self.read_bytes += other.read_bytes;
+        self.swaps = (self.swaps + other.swaps).min(SWAPS_MAX);
     }
 
     /// A process uses the file at `position`.

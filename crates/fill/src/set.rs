@@ -190,6 +190,11 @@ impl DataSet {
         listing.object(entry)
     }
 
+    /// The path in the tree of the folder of the file at a position.
+    pub(crate) fn folder(&self, position: u32) -> Option<&str> {
+        Some(&self.entry(position)?.0.path)
+    }
+
     /// The path in the tree of the file at a position.
     pub(crate) fn path(&self, position: u32) -> Option<String> {
         let (listing, entry) = self.entry(position)?;

@@ -211,6 +211,19 @@ async fn with_a_full_cache_what_was_read_makes_room_for_what_was_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_read_in_one_folder_counts_when_its_parent_becomes_the_set() {
+    let bed = bed_of(2, 100, 100, FillConfig { enabled: false, ..FillConfig::default() });
+    (0..60).for_each(|index| bed.access(1, index));
+    let read = |status: &FillStatus| status.scans.first().map_or(0, |scan| scan.read);
+    let status = bed.until("the flat set", |status| read(status) == 60).await;
+    assert_eq!((&*status.scans[0].root, status.scans[0].files), ("train/c000", 100));
+    (100..110).for_each(|index| bed.access(2, index));
+    let status = bed.until("the whole set", |status| read(status) == 70).await;
+    assert_eq!((status.scans.len(), &*status.scans[0].root), (1, "train"));
+    assert_eq!(status.scans[0].readers, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_cache_that_nothing_hits_is_left_alone() {
     let bed = bed(5, 100);
     bed.shelf.set_free_bytes(0);
