@@ -39,7 +39,7 @@ const SURPRISES: u32 = 8;
 /// Predictions taken from the oracle at once.
 const PREDICTIONS: usize = 256;
 
-/// Files of a hinted order fetched before anybody has read in that order.
+/// Files of hinted orders fetched before anybody has read in them, over all who gave one.
 const HINTED: usize = 2_048;
 
 /// Readers of one set at most; a job has a few dozen a node.
@@ -162,6 +162,8 @@ pub(crate) struct Scan {
     /// Reads of files that were not here although all should be.
     surprises: u32,
     sweep: u32,
+    /// The first files of hinted orders, by who gave them; taken in turns.
+    hinted: VecDeque<(u32, VecDeque<u32>)>,
     predicted: VecDeque<u32>,
     again: VecDeque<u32>,
     tries: HashMap<u32, u8>,
@@ -200,6 +202,7 @@ impl Scan {
             rereads: 0,
             surprises: 0,
             sweep: 0,
+            hinted: VecDeque::new(),
             predicted: VecDeque::new(),
             again: VecDeque::new(),
             tries: HashMap::new(),
@@ -331,8 +334,14 @@ impl Scan {
     pub(crate) fn hint(&mut self, hint: Hint, now: Duration) {
         self.last_access = now;
         self.reads = self.reads.max(READS_MIN as u64);
-        if let Hint::Order { positions, .. } = &hint {
-            self.predicted = positions.iter().copied().take(HINTED).collect();
+        if let Hint::Order { from, positions } = &hint {
+            self.hinted.retain(|(other, _)| other != from);
+            if self.hinted.len() < HINTED {
+                self.hinted.push_back((*from, positions.iter().copied().take(HINTED).collect()));
+            }
+            // Each of them the same, so that no rank waits for another's.
+            let share = HINTED / self.hinted.len();
+            self.hinted.iter_mut().for_each(|(_, first)| first.truncate(share));
         }
         if let Some(oracle) = &mut self.oracle {
             oracle.hint(hint);
@@ -420,6 +429,12 @@ impl Scan {
 
     /// In the order of the readers as far as it is known, then the rest in the order of the list.
     fn candidate(&mut self) -> Option<(u32, bool)> {
+        while let Some((from, mut first)) = self.hinted.pop_front() {
+            if let Some(position) = first.pop_front() {
+                self.hinted.push_back((from, first));
+                return Some((position, true));
+            }
+        }
         if self.predicted.is_empty()
             && let Some(oracle) = &mut self.oracle
         {

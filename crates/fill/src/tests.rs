@@ -440,6 +440,26 @@ async fn a_hint_makes_the_set_known_and_its_order_that_of_the_fetches() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn hints_of_several_ranks_are_fetched_in_turns() {
+    let bed = bed_of(1, 4_000, 100, FillConfig { window_max: 1, ..FillConfig::default() });
+    let hold = bed.source.hold();
+    for rank in 0..4_u32 {
+        // Told before anything can be fetched but what the first one lets begin.
+        let order = OrderHint::Positions((0..1_000).map(|step| rank * 1_000 + step).collect());
+        bed.fill.hint("train", rank, &order).expect("positions");
+    }
+    hold.release();
+    bed.until("fetches", |status| status.files >= 2_000).await;
+    let log = bed.source.log();
+    let numbers = log[..1_200].iter().map(|read| {
+        bed.objects.iter().position(|object| object.key == read.key).expect("of the set")
+    });
+    let mut of_rank = [0; 4];
+    numbers.for_each(|number| of_rank[number / 1_000] += 1);
+    assert!(of_rank.iter().all(|count| (280..=320).contains(count)), "{of_rank:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_hint_keeps_the_set_and_a_first_one_replaces_its_parts() {
     let bed = bed_of(2, 50, 100, FillConfig { enabled: false, ..FillConfig::default() });
     for folder in ["train/c000", "train/c001", "train", "train"] {
