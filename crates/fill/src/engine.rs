@@ -450,7 +450,7 @@ impl Engine {
                         break;
                     }
                 }
-                scan.started(size);
+                scan.started(position, size);
                 return Some(Piece { scan: scan.number, position, object, page: 0 });
             }
         }

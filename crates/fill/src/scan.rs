@@ -147,6 +147,8 @@ pub(crate) struct Scan {
     last_access: Duration,
     /// Complete here, under way, or given up.
     handled: Bits,
+    /// A hint came when all was here: it shows whether that is still so.
+    in_doubt: bool,
     /// Read since the epoch began.
     read: Bits,
     /// Different files read, and their bytes, over all epochs; bounds how far ahead fill may be.
@@ -193,6 +195,7 @@ impl Scan {
             readers: HashMap::new(),
             last_access: now,
             handled: Bits::new(len),
+            in_doubt: false,
             read: Bits::new(len),
             reads: 0,
             read_bytes: 0,
@@ -273,8 +276,7 @@ impl Scan {
         self.surprises += 1;
         if self.surprises >= SURPRISES {
             self.surprises = 0;
-            self.handled.clear();
-            self.sweep = 0;
+            self.look_at_all_again();
             self.rest = Rest::No;
         }
     }
@@ -323,8 +325,7 @@ impl Scan {
         self.read.clear();
         self.rereads = 0;
         if self.rest != Rest::Complete {
-            self.handled.clear();
-            self.sweep = 0;
+            self.look_at_all_again();
             self.swaps = 0;
         }
     }
@@ -343,12 +344,35 @@ impl Scan {
             let share = HINTED / self.hinted.len();
             self.hinted.iter_mut().for_each(|(_, first)| first.truncate(share));
         }
+        if self.rest == Rest::Complete {
+            self.doubt(&hint);
+        }
         if let Some(oracle) = &mut self.oracle {
             oracle.hint(hint);
         }
         if matches!(self.rest, Rest::Ahead | Rest::Idle) {
             self.rest = Rest::No;
         }
+    }
+
+    /// A new epoch of a set that was complete: what was freed or evicted meanwhile is to be fetched
+    /// again. The first files of the hint are looked at anew, and if one is gone, all are; so that
+    /// hints of many ranks about a set that is here cost little.
+    fn doubt(&mut self, hint: &Hint) {
+        match hint {
+            Hint::Order { .. } => {
+                let Self { hinted, handled, .. } = self;
+                hinted.iter().flat_map(|(_, first)| first).for_each(|at| handled.remove(*at));
+            }
+            Hint::TorchSeeds(_) => self.look_at_all_again(),
+        }
+        self.in_doubt = true;
+        self.rest = Rest::No;
+    }
+
+    fn look_at_all_again(&mut self) {
+        self.handled.clear();
+        self.sweep = 0;
     }
 
     /// True if `process` reads it.
@@ -399,6 +423,7 @@ impl Scan {
         while *looks > 0 {
             *looks -= 1;
             let Some((position, is_predicted)) = self.candidate() else {
+                self.in_doubt = false;
                 self.rest = if full { Rest::Full } else { Rest::Complete };
                 return None;
             };
@@ -451,7 +476,11 @@ impl Scan {
     }
 
     /// A fetch of `bytes` of the file at a position starts.
-    pub(crate) fn started(&mut self, bytes: u64) {
+    pub(crate) fn started(&mut self, position: u32, bytes: u64) {
+        if std::mem::take(&mut self.in_doubt) {
+            self.look_at_all_again();
+            self.handled.add(position);
+        }
         self.fetched += 1;
         self.fetched_bytes += bytes;
     }

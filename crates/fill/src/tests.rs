@@ -440,6 +440,27 @@ async fn a_hint_makes_the_set_known_and_its_order_that_of_the_fetches() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_new_hint_brings_back_what_is_gone_and_nothing_else() {
+    let bed = bed(2, 50);
+    let hint = |first: u32| OrderHint::Positions((first..100).chain(0..first).collect());
+    bed.fill.hint("train", 0, &hint(0)).expect("positions");
+    bed.until_state("complete").await;
+    assert_eq!(bed.source.reads_total(), 100);
+    // All is here still.
+    bed.fill.hint("train", 0, &hint(10)).expect("positions");
+    bed.until_state("complete").await;
+    assert_eq!(bed.source.reads_total(), 100);
+    for hint in [hint(20), OrderHint::TorchSeeds(vec![1])] {
+        bed.shelf.free_all();
+        bed.source.clear_log();
+        bed.fill.hint("train", 0, &hint).expect("a hint");
+        bed.until("all again", |_| bed.reads_by_key().len() == 100).await;
+        bed.until_state("complete").await;
+        assert_eq!(bed.reads_by_key().len(), 100);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn hints_of_several_ranks_are_fetched_in_turns() {
     let bed = bed_of(1, 4_000, 100, FillConfig { window_max: 1, ..FillConfig::default() });
     let hold = bed.source.hold();
