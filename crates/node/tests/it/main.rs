@@ -8,4 +8,5 @@ mod faults;
 mod fill;
 mod larger;
 mod metrics;
+mod property;
 mod push;
