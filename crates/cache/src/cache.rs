@@ -14,8 +14,8 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use feedline_model::page::{PAGE_BYTES, page_count, page_range, pages_of};
 use feedline_model::{
-    BlockSource, CachedFile, Clock, Foresight, NextUse, Object, ObjectHolder, ObjectId,
-    ObjectIndex, Priority, Push, ReadError, Residence,
+    BlockSource, CachedFile, Clock, Foresight, Keeping, NextUse, Object, ObjectHolder, ObjectId,
+    ObjectIndex, Ownership, Priority, Push, ReadError, Residence,
 };
 use futures::StreamExt as _;
 use parking_lot::{Mutex, RwLock};
@@ -71,6 +71,7 @@ pub(crate) struct Shared {
     pub(crate) readahead: ReadAhead,
     pub(crate) holder: RwLock<Option<Arc<dyn ObjectHolder>>>,
     pub(crate) foresight: RwLock<Option<Arc<dyn Foresight>>>,
+    pub(crate) ownership: RwLock<Option<Arc<dyn Ownership>>>,
     pub(crate) worth: Worth,
     pub(crate) next: Arc<dyn BlockSource>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -140,6 +141,7 @@ impl Cache {
             readahead: ReadAhead::default(),
             holder: RwLock::new(None),
             foresight: RwLock::new(None),
+            ownership: RwLock::new(None),
             worth: Worth::default(),
             next,
             clock,
@@ -160,6 +162,11 @@ impl Cache {
     /// nothing, ages decide; see `worth`.
     pub fn set_foresight(&self, foresight: Arc<dyn Foresight>) {
         *self.shared.foresight.write() = Some(foresight);
+    }
+
+    /// Registers who knows which objects are this node's to keep; at most one. Without, all are.
+    pub fn set_ownership(&self, ownership: Arc<dyn Ownership>) {
+        *self.shared.ownership.write() = Some(ownership);
     }
 
     /// Stops filling, waits for what is being written, writes the index and marks the directories
@@ -275,6 +282,17 @@ impl Shared {
     pub(crate) fn next_use(&self, id: &ObjectId) -> NextUse {
         let foresight = self.foresight.read().clone();
         foresight.map_or(NextUse::Unknown, |foresight| foresight.next_use(id))
+    }
+
+    /// Whose the object is.
+    pub(crate) fn keeping(&self, id: &ObjectId) -> Keeping {
+        let ownership = self.ownership.read().clone();
+        ownership.map_or(Keeping::Own, |ownership| ownership.keeping(id))
+    }
+
+    /// True if some of what is here may be copies of what other nodes keep.
+    pub(crate) fn has_copies(&self) -> bool {
+        self.ownership.read().as_ref().is_some_and(|ownership| ownership.has_copies())
     }
 
     /// Marks used; returns the record if the object is complete on a usable directory.

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
-use feedline_model::{NextUse, ObjectId, Priority};
+use feedline_model::{Keeping, NextUse, ObjectId, Priority};
 
 use crate::cache::{Cache, Shared};
 use crate::directory::{Dir, object_path, partial_path};
@@ -20,8 +20,13 @@ use crate::journal::Entry;
 use crate::worth::Claim;
 
 /// What takes the dead before anybody asks for their space.
-const BACKGROUND: Claim =
-    Claim { next: NextUse::Unknown, priority: Priority::Fill, chance: false, must: false };
+const BACKGROUND: Claim = Claim {
+    next: NextUse::Unknown,
+    priority: Priority::Fill,
+    chance: false,
+    must: false,
+    over_copies: false,
+};
 
 /// What `Cache::free` did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -205,7 +210,14 @@ impl Shared {
                 Outcome::Gone
             }
         };
-        dir.hunt.run(&self.worth, &shelf, &|id| self.next_use(id), claim, &mut evict)
+        let has_copies = self.has_copies();
+        let next_use = |id: &ObjectId| match self.next_use(id) {
+            // A copy of no data set that is being read is a stray as any other.
+            NextUse::Unknown if !claim.over_copies => NextUse::Unknown,
+            _ if has_copies && self.keeping(id) == Keeping::Copy => NextUse::Elsewhere,
+            next => next,
+        };
+        dir.hunt.run(&self.worth, &shelf, &next_use, claim, &mut evict)
     }
 
     fn is_let_go(&self, id: &ObjectId) -> bool {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use feedline_model::page::{PAGE_BYTES, page_range};
-use feedline_model::{Object, ObjectId, ReadError};
+use feedline_model::{Keeping, Object, ObjectId, ReadError};
 
 use crate::budget::Permit;
 use crate::cache::Shared;
@@ -21,6 +21,7 @@ use crate::flight::Flight;
 use crate::index::{Record, State, UNIT_BYTES};
 use crate::journal::{Entry, PageEntry};
 use crate::partial::{Added, Partial};
+use crate::worth::Claim;
 use crate::writes::{Write, Writer};
 
 /// Space that a page of a sparse file may take beyond its own: extent tree and rounding.
@@ -139,8 +140,13 @@ impl Shared {
     }
 
     /// What cannot be kept stays for the next reader for a while, if memory allows.
-    fn give_up(&self, mut landed: Landed) {
+    fn give_up(&self, landed: Landed) {
         self.counters.not_kept.add(1);
+        self.pass_on(landed);
+    }
+
+    /// The same for what is not to be kept.
+    fn pass_on(&self, mut landed: Landed) {
         if self.budget.has_waiters() || self.is_closing() {
             return;
         }
@@ -180,6 +186,10 @@ impl Shared {
     /// Makes room for a page and queues it to be written behind.
     async fn keep(self: Arc<Self>, landed: Landed) {
         let id = landed.id;
+        let keeping = self.keeping(&id);
+        if keeping == Keeping::Pass {
+            return self.pass_on(landed);
+        }
         let partial = self.partials.lock().get(&id).cloned();
         let placed = match partial.map(|partial| self.dir(partial.dir)) {
             Some(dir) if !dir.is_set_aside() => (!dir.is_full(self.now_ms())).then_some(dir),
@@ -189,7 +199,7 @@ impl Shared {
         let Some(dir) = placed.cloned() else { return self.give_up(landed) };
         let extra = if landed.is_small() { 0 } else { SPARSE_BYTES };
         let reserved = blocks(landed.bytes.len() as u64) + GROWTH_BYTES + extra;
-        let claim = || self.worth.claim(&id, self.next_use(&id), landed.flight.priority());
+        let claim = || self.claim(&landed, keeping);
         if !self.reserve(&dir, reserved, claim).await {
             if !dir.warned_not_kept.swap(true, Ordering::AcqRel) {
                 tracing::info!(dir = %dir.path.display(), quota_bytes = dir.quota_bytes,
@@ -202,6 +212,16 @@ impl Shared {
         if let Some(writer) = started {
             let shared = self.clone();
             self.tasks.spawn_blocking_on(move || shared.write_all(writer), &self.handle);
+        }
+    }
+
+    /// What right to a place an object has that a read brought.
+    fn claim(&self, landed: &Landed, keeping: Keeping) -> Claim {
+        let claim =
+            self.worth.claim(&landed.id, self.next_use(&landed.id), landed.flight.priority());
+        match keeping {
+            Keeping::Copy => claim.of_copy(),
+            Keeping::Own | Keeping::Pass => Claim { over_copies: self.has_copies(), ..claim },
         }
     }
 

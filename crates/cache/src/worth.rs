@@ -33,6 +33,10 @@
 //!   in this epoch: both are needed next in their next epochs, so it costs a write and no hit, and
 //!   between two jobs it moves space to the one that misses more often, whoever came first.
 //!
+//! Where nodes share a cache, an object that another node keeps for all ([`NextUse::Elsewhere`]) is a copy:
+//! it makes room for anything that is this node's to keep, whenever that is needed, because it costs
+//! a request to a peer and the other one a request to the bucket. A copy takes the place of the dead only.
+//!
 //! Plain LRU, SIEVE and S3-FIFO (Zhang et al., NSDI 2024; Yang et al., SOSP 2023) ask how often an object
 //! was used; in a scan every object was used equally often. `feedline bench evict` compares all.
 //!
@@ -56,6 +60,8 @@ const LATER_MIN: u64 = 64;
 
 /// Rank of what will not be used again, above its idle time.
 const DEAD: u64 = 3 << 60;
+/// Rank of copies of what another node keeps, above their idle time.
+const COPY: u64 = 5 << 59;
 /// Rank of what was read in this epoch.
 const READ: u64 = 2 << 60;
 /// Rank of what is needed at a known time, above that time.
@@ -76,29 +82,41 @@ pub struct Claim {
     pub chance: bool,
     /// Space must be made, whatever has to go: the index grew or the disk is full.
     pub must: bool,
+    /// It is this node's to keep, and goes before copies of what others keep.
+    pub over_copies: bool,
 }
 
 impl Claim {
     /// The claim of an object that was read with `priority` and is needed next at `next`.
     #[must_use]
     pub fn of(next: NextUse, priority: Priority) -> Self {
-        Self { next, priority, chance: false, must: false }
+        Self { next, priority, chance: false, must: false, over_copies: false }
+    }
+
+    /// The claim of the same object where another node keeps it: to the place of the dead alone.
+    #[must_use]
+    pub fn of_copy(self) -> Self {
+        let next = match self.next {
+            NextUse::Unknown => NextUse::Unknown,
+            _ => NextUse::NextEpoch,
+        };
+        Self::of(next, self.priority)
     }
 
     /// The claim that nothing can refuse.
     #[must_use]
     pub fn must() -> Self {
-        Self { next: NextUse::Unknown, priority: Priority::Demand, chance: false, must: true }
+        Self { must: true, ..Self::of(NextUse::Unknown, Priority::Demand) }
     }
 
     /// True if it may take the place of an object that is still of use.
     pub(crate) fn compares(&self) -> bool {
         let comes = match self.next {
-            NextUse::Unknown | NextUse::NextEpoch => false,
+            NextUse::Unknown | NextUse::NextEpoch | NextUse::Elsewhere => false,
             NextUse::After(_) => true,
             NextUse::ThisEpoch => self.priority == Priority::Fill,
         };
-        comes || self.chance || self.must
+        comes || self.chance || self.must || self.over_copies
     }
 
     /// How far off the need is, where that is what claims of its kind are compared by: what is
@@ -157,11 +175,17 @@ impl Ages {
                 NextUse::After(uses) => KNOWN + uses.min(TIME_MAX),
                 NextUse::NextEpoch => READ + idle,
                 NextUse::ThisEpoch => 0,
+                NextUse::Elsewhere => COPY + idle,
             });
         }
         let fills = claim.priority == Priority::Fill;
         match (claim.next, next) {
             (_, NextUse::Unknown) => is_quiet.then_some(DEAD + idle),
+            (_, NextUse::Elsewhere) if claim.over_copies => Some(COPY + idle),
+            (_, NextUse::Elsewhere) => {
+                // Copies that are still of use do not push each other out: in a scan none would be hit.
+                self.dead.is_some_and(|dead| idle > dead).then_some(COPY + idle)
+            }
             (NextUse::After(own), NextUse::After(uses)) => {
                 let later = own.saturating_add(own / 4).saturating_add(LATER_MIN) < uses;
                 later.then_some(KNOWN + uses.min(TIME_MAX))
@@ -301,6 +325,31 @@ mod tests {
             rank(7, NextUse::NextEpoch),
             rank(u64::MAX, NextUse::After(u64::MAX)),
             rank(0, NextUse::After(65)),
+        ];
+        assert!(order.is_sorted_by(|a, b| a > b), "{order:?}");
+    }
+
+    #[test]
+    fn copies_make_room_for_what_is_our_own_and_for_nothing_else() {
+        for next in [NextUse::Unknown, NextUse::NextEpoch, NextUse::ThisEpoch] {
+            let own = Claim { over_copies: true, ..Claim::of(next, Priority::Demand) };
+            assert!(yields(own, 0, NextUse::Elsewhere) && own.compares());
+            let copy = Claim { chance: true, ..Claim::of(next, Priority::Fill) }.of_copy();
+            assert!(!yields(copy, 1_000, NextUse::Elsewhere), "its equal");
+            assert!(yields(copy, 1_001, NextUse::Elsewhere), "dead");
+            for of_our_own in [NextUse::ThisEpoch, NextUse::NextEpoch, NextUse::After(9_999)] {
+                assert!(!yields(copy, 5_000, of_our_own), "{next:?} {of_our_own:?}");
+            }
+            assert!(yields(copy, 1_001, NextUse::Unknown), "the dead go for anything");
+        }
+        // Of what may go for our own, the dead go first and copies next.
+        let own = Claim { over_copies: true, ..Claim::of(NextUse::After(0), Priority::Fill) };
+        let rank = |idle, next| AGES.rank(&own, idle, next).expect("yields");
+        let order = [
+            rank(500, NextUse::Unknown),
+            rank(0, NextUse::Elsewhere),
+            rank(u64::MAX, NextUse::NextEpoch),
+            rank(0, NextUse::After(u64::MAX)),
         ];
         assert!(order.is_sorted_by(|a, b| a > b), "{order:?}");
     }

@@ -1,6 +1,7 @@
 //! The cache against real directories, an in-memory store below it and injected disk faults.
 
 mod admission;
+mod copies;
 mod dirs;
 mod faults;
 mod model;
