@@ -19,9 +19,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("cache", &["model"]),
     ("mount", &["model"]),
     ("gateway", &["model"]),
+    ("cluster", &["model"]),
     ("oracle", &["model"]),
     ("fill", &["model", "oracle"]),
-    ("node", &["model", "store", "namespace", "cache", "mount", "gateway", "fill", "oracle"]),
+    (
+        "node",
+        &["model", "store", "namespace", "cache", "mount", "gateway", "cluster", "fill", "oracle"],
+    ),
     ("bench", &["model", "cache", "node", "oracle"]),
     ("cli", &["model", "node", "bench", "s3sim"]),
 ];
@@ -31,7 +35,7 @@ const RESERVED: &[(&str, &[&str], &str)] = &[
     ("fuser", &["mount"], "only mount names the FUSE library"),
     ("object_store", &["store"], "only store names object stores"),
     ("axum", &["gateway"], "only gateway names the HTTP framework"),
-    ("hyper", &["gateway", "s3sim"], "only gateway and s3sim speak HTTP themselves"),
+    ("hyper", &["gateway", "cluster", "s3sim"], "only these speak HTTP themselves"),
     ("clap", &["cli", "bench", "s3sim"], "only programs parse a command line"),
 ];
 

@@ -1,0 +1,136 @@
+//! What a peer says to a read, frame by frame, under limits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use feedline_model::Clock;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::fault::{Fault, Reason};
+use crate::parts::within;
+use crate::wire::{FrameKind, Frames, ItemFault, REASON_BYTES_MAX};
+
+/// An answer under way. Dropping it ends the request.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    body: Incoming,
+    frames: Frames,
+    /// Of each item; `None` once it has come.
+    lengths: Vec<Option<u64>>,
+    clock: Arc<dyn Clock>,
+    started: Duration,
+    patience: Duration,
+    /// When the whole answer must be here.
+    deadline: Duration,
+    has_waited: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// One item of an answer.
+pub(crate) type Given = (usize, Result<Bytes, Fault>);
+
+impl Answer {
+    pub(crate) fn new(
+        body: Incoming,
+        lengths: Vec<u64>,
+        clock: Arc<dyn Clock>,
+        started: Duration,
+        (patience, answer_max): (Duration, Duration),
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
+        Self {
+            body,
+            frames: Frames::default(),
+            lengths: lengths.into_iter().map(Some).collect(),
+            clock,
+            started,
+            patience,
+            deadline: started + answer_max,
+            has_waited: false,
+            _permit: permit,
+        }
+    }
+
+    /// True if the peer had to ask for patience.
+    pub(crate) fn has_waited(&self) -> bool {
+        self.has_waited
+    }
+
+    /// How long it has been going on.
+    pub(crate) fn took(&self) -> Duration {
+        self.clock.monotonic().saturating_sub(self.started)
+    }
+
+    /// The next item, in whatever order they come; `None`: all have come, and the answer ended well.
+    ///
+    /// # Errors
+    ///
+    /// The answer as a whole is no good; what has not come does not come.
+    pub(crate) async fn next(&mut self) -> Result<Option<Given>, Fault> {
+        loop {
+            let lengths = &self.lengths;
+            let frame = self.frames.next(|kind, index, length| {
+                let wanted = lengths.get(index as usize).copied().flatten();
+                match kind {
+                    FrameKind::Bytes => wanted == Some(length as u64),
+                    FrameKind::Fault => wanted.is_some() && length <= REASON_BYTES_MAX,
+                    FrameKind::Waiting => length == 1,
+                }
+            })?;
+            let Some(frame) = frame else {
+                if self.more().await? {
+                    continue;
+                }
+                return Ok(None);
+            };
+            let at = frame.index as usize;
+            match frame.kind {
+                FrameKind::Bytes => {
+                    self.lengths[at] = None;
+                    return Ok(Some((at, Ok(frame.payload))));
+                }
+                FrameKind::Fault => {
+                    self.lengths[at] = None;
+                    let said: ItemFault = serde_json::from_slice(&frame.payload)
+                        .map_err(|error| Fault::new(Reason::Wrong, error.to_string()))?;
+                    return Ok(Some((at, Err(Fault::of_item(said.kind, said.message)))));
+                }
+                FrameKind::Waiting => {
+                    self.has_waited = true;
+                    if frame.payload[0] == 1 {
+                        // It has the object: only its disk keeps it, and the bucket is as good.
+                        self.deadline = self.deadline.min(self.started + self.patience);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes the next piece; false: the answer has ended, and well.
+    async fn more(&mut self) -> Result<bool, Fault> {
+        let left = self.deadline.saturating_sub(self.clock.monotonic());
+        if left.is_zero() {
+            return Err(Fault::new(Reason::Silent, format!("no end after {:?}", self.took())));
+        }
+        let clock = Arc::clone(&self.clock);
+        match within(&*clock, left.min(self.patience), self.body.frame()).await {
+            None => Err(Fault::new(Reason::Silent, format!("nothing after {:?}", self.took()))),
+            Some(Some(Err(error))) => Err(Fault::unreachable(&error)),
+            Some(Some(Ok(frame))) => {
+                if let Ok(piece) = frame.into_data() {
+                    self.frames.push(piece);
+                }
+                Ok(true)
+            }
+            Some(None)
+                if self.frames.is_at_a_boundary() && self.lengths.iter().all(Option::is_none) =>
+            {
+                Ok(false)
+            }
+            Some(None) => Err(Fault::new(Reason::Wrong, "its answer was too short")),
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! A node of a cluster from start to end: port, peers, membership and the link, put together.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use feedline_model::Clock;
+
+use crate::fault::Reason;
+use crate::link::{Handover, Joined, Link, LinkCounters};
+use crate::marks::Marks;
+use crate::membership::{Epoch, Membership, Roster};
+use crate::parts::{ClusterConfig, ClusterParts, within};
+use crate::peer::{Me, Peer, World};
+use crate::peers::{Peers, StaticList};
+use crate::placement::NodeId;
+use crate::serve::{Serve, Served};
+use crate::server::Server;
+use crate::wire::{HelloAnswer, WIRE};
+
+/// How long a start waits for the peers' first answers: several round trips. Who answers later is
+/// a member later, and what is read before comes from the bucket.
+const SETTLE_WITHIN: Duration = Duration::from_secs(1);
+
+/// Why a node could not join.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the message of each variant says what it is")]
+pub enum ClusterError {
+    #[error("cannot listen on {address} for peers (setting listen): {source}")]
+    Listen { address: SocketAddr, source: io::Error },
+}
+
+/// A node that has joined. Dropping it closes its port.
+#[derive(Debug)]
+pub struct Cluster {
+    node: NodeId,
+    link: Arc<Link>,
+    roster: Arc<Roster>,
+    peers: Arc<Peers>,
+    list: StaticList,
+    server: Server,
+    serve: Arc<Serve>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Cluster {
+    /// Opens the port, begins to greet the others, and has `link` ask them from now on.
+    ///
+    /// # Errors
+    ///
+    /// If the port cannot be had.
+    pub fn start(
+        config: ClusterConfig,
+        parts: ClusterParts,
+        link: Arc<Link>,
+    ) -> Result<Self, ClusterError> {
+        let address = config.listen;
+        let failed = |source| ClusterError::Listen { address, source };
+        let listener = TcpListener::bind(address).map_err(failed)?;
+        let hello = HelloAnswer {
+            wire: WIRE,
+            version: config.version,
+            node: config.node.0,
+            instance: config.instance,
+            quota_bytes: config.quota_bytes,
+        };
+        let world = World {
+            me: Arc::new(Me { hello, token: config.token }),
+            clock: Arc::clone(&parts.clock),
+            entropy: parts.entropy,
+            runtime: parts.runtime,
+            answer_max: config.answer_max,
+        };
+        let marks = Arc::new(Marks::default());
+        let serve = Arc::new(Serve {
+            blocks: parts.blocks,
+            index: parts.index,
+            mounted: parts.mounted,
+            marks: Arc::clone(&marks),
+            clock: Arc::clone(&parts.clock),
+            room: Serve::room(config.serve_bytes_max),
+            served: Served::default(),
+        });
+        let server = Server::start(listener, Arc::clone(&serve), world.clone()).map_err(failed)?;
+        let roster = Arc::new(Roster::new(config.node, config.quota_bytes));
+        let peers = Peers::new(world);
+        let list = StaticList::start(&config.peers, &peers, &roster);
+        link.join(Joined {
+            me: config.node,
+            membership: Arc::clone(&roster) as Arc<dyn Membership>,
+            peers: Arc::clone(&peers),
+            marks,
+            local_copies: config.local_copies,
+            counters: LinkCounters::default(),
+            handover: Handover::default(),
+        });
+        let (node, clock) = (config.node, parts.clock);
+        Ok(Self { node, link, roster, peers, list, server, serve, clock })
+    }
+
+    /// Waits until every configured address has been greeted once, for a second at most.
+    pub async fn settle(&self) {
+        // Too late is no failure: who answers later is a member later.
+        let _ = within(&*self.clock, SETTLE_WITHIN, self.list.settled()).await;
+    }
+
+    /// Where peers reach this node: the port that the system chose, if 0 was asked for.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// The members now.
+    #[must_use]
+    pub fn epoch(&self) -> Arc<Epoch> {
+        self.roster.current()
+    }
+
+    /// What happens now, from memory.
+    #[must_use]
+    pub fn status(&self) -> ClusterStatus {
+        let epoch = self.epoch();
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let joined = self.link.joined().expect("joined at the start");
+        let peer = |peer: &Arc<Peer>| peer_status(peer, &epoch);
+        ClusterStatus {
+            node: self.node,
+            address: self.address(),
+            epoch: epoch.number(),
+            fingerprint: epoch.fingerprint(),
+            members: epoch.members().len() as u64,
+            quota_bytes: epoch.members().iter().map(|member| member.quota_bytes).sum(),
+            from_peers: get(&joined.counters.from_peers),
+            bytes_from_peers: get(&joined.counters.bytes_from_peers),
+            handed_over: get(&joined.counters.handed_over),
+            fell_back: get(&joined.counters.fell_back),
+            served: get(&self.serve.served.objects),
+            bytes_served: get(&self.serve.served.bytes),
+            refused: get(&self.serve.served.refused),
+            peers: self.peers.all().iter().map(peer).collect(),
+        }
+    }
+
+    /// Closes the port and all connections: peers go on without this node.
+    pub fn stop(&self) {
+        self.server.stop();
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn peer_status(peer: &Peer, epoch: &Epoch) -> PeerStatus {
+    let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let member = epoch.members().iter().find(|member| member.address == peer.address);
+    let condition = peer.health.condition();
+    let passed = Reason::ALL.iter().map(|reason| (*reason, peer.counters.passed(*reason)));
+    PeerStatus {
+        address: peer.address.to_string(),
+        node: member.map(|member| member.node),
+        quota_bytes: member.map_or(0, |member| member.quota_bytes),
+        state: match (member, condition.is_down) {
+            (_, true) => PeerState::Down,
+            (Some(_), false) => PeerState::Up,
+            (None, false) => PeerState::Unknown,
+        },
+        trouble: condition.trouble,
+        mean_ms: condition.mean_ms,
+        p99_ms: condition.p99_ms,
+        in_flight: peer.in_flight(),
+        requests: get(&peer.counters.requests),
+        objects: get(&peer.counters.objects),
+        bytes: get(&peer.counters.bytes),
+        passed: passed.filter(|(_, count)| 0 < *count).collect(),
+    }
+}
+
+/// How a peer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerState {
+    /// A member that answers.
+    Up,
+    /// Passed by.
+    Down,
+    /// Not heard of yet.
+    Unknown,
+}
+
+/// One peer as this node sees it. Counters run since the start.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PeerStatus {
+    /// As configured.
+    pub address: String,
+    /// Who answers there; `None`: nobody has yet.
+    pub node: Option<NodeId>,
+    /// Its quota.
+    pub quota_bytes: u64,
+    /// Whether it is asked.
+    pub state: PeerState,
+    /// What the matter was last, if it is not over.
+    pub trouble: Option<String>,
+    /// Mean time of an answer, the newest counting most; 0: none yet.
+    pub mean_ms: f64,
+    /// 99th percentile of the last 256 answers; 0: too few yet.
+    pub p99_ms: f64,
+    /// Requests under way to it.
+    pub in_flight: u64,
+    /// Requests sent to it.
+    pub requests: u64,
+    /// Objects and pages that it gave.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// How often it was passed by, by reason.
+    pub passed: Vec<(Reason, u64)>,
+}
+
+/// The cluster as this node sees it. Counters run since the start.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClusterStatus {
+    /// This node.
+    pub node: NodeId,
+    /// Its port.
+    pub address: SocketAddr,
+    /// Epochs of members that this node has seen.
+    pub epoch: u64,
+    /// Equal on nodes that place alike.
+    pub fingerprint: u64,
+    /// Nodes, this one included.
+    pub members: u64,
+    /// Their quotas together.
+    pub quota_bytes: u64,
+    /// Objects and pages read from peers: each is a request that the bucket did not get from here.
+    pub from_peers: u64,
+    /// Their bytes.
+    pub bytes_from_peers: u64,
+    /// Of those, from a node that owned them before this one.
+    pub handed_over: u64,
+    /// Reads of what others own that went to the bucket all the same.
+    pub fell_back: u64,
+    /// Objects and pages served to peers.
+    pub served: u64,
+    /// Their bytes.
+    pub bytes_served: u64,
+    /// Items that were asked for and not served.
+    pub refused: u64,
+    /// Each peer, by address.
+    pub peers: Vec<PeerStatus>,
+}

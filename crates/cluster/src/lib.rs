@@ -1,0 +1,54 @@
+//! Nodes talking to nodes: the ones that mount the same bucket share one cache.
+//!
+//! Each object has an owner among the nodes, the same in everybody's eyes. [`Link`] stands between a
+//! node's cache and the bucket: a miss on an object of another node asks that node, which answers
+//! through its own cache, so that the bucket is asked once for each object, by its owner.
+//!
+//! ```text
+//!  reader                                     owner
+//!  mount -> cache -> Link --/peer/read--> server -> cache -> Link -> bucket
+//!                      |                                       ^
+//!                      '-- owner down, slow, full, wrong ------' the next candidate, then the bucket
+//! ```
+//!
+//! # Invariants
+//!
+//! - Losing any peer, at any moment, costs time and requests, never a read and never a byte.
+//! - Requests never go round in circles: who is asked by a peer asks no other.
+//! - What crosses the wire has a version, types of its own (`wire`) and a checksum.
+//! - Nothing of a peer's is waited for or kept without a limit.
+//!
+//! # Deliberately absent
+//!
+//! - No master and no agreement: nodes whose views of the members differ for a while fetch some
+//!   objects twice, and that is all.
+//! - No names, no listings: each node lists the bucket itself.
+//!
+//! # Reading order
+//!
+//! [`placement`], [`membership`], `link` (one read, followed), `batch`, `peer` and `answer` (asking), `health`,
+//! `server` and `serve` (answering), `marks`, [`wire`], `token`; `cluster` puts them together.
+
+mod answer;
+mod batch;
+mod cluster;
+mod fault;
+mod health;
+mod link;
+mod marks;
+pub mod membership;
+mod parts;
+mod peer;
+mod peers;
+pub mod placement;
+mod serve;
+mod server;
+mod token;
+pub mod wire;
+
+pub use cluster::{Cluster, ClusterError, ClusterStatus, PeerState, PeerStatus};
+pub use fault::{Fault, Reason};
+pub use link::Link;
+pub use parts::{ClusterConfig, ClusterParts, Entropy, LocalCopies};
+pub use placement::NodeId;
+pub use token::{TOKEN_BYTES_MIN, Token};

@@ -1,0 +1,316 @@
+//! The link of the read chain between a node's cache and the bucket: ask the object's owner first.
+//!
+//! # One read
+//!
+//! The candidates of an object stand in placement's order. Those that are down are passed over, so that
+//! when a node dies each of its objects has one new owner, the same for everybody, and nobody stampedes
+//! the bucket. If this node is the first that is left, the bucket is next; else the first is asked,
+//! then one more, then the bucket.
+//!
+//! # Invariants
+//!
+//! - A peer's trouble is never a read error, and a peer's word never is one: what it says about the
+//!   bucket (gone, changed, forbidden) makes this node ask the bucket itself, which has the last word.
+//! - At most two peers are asked for one read.
+//! - Bytes of a peer are used only if length and checksum are right.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use feedline_model::{BlockSource, Keeping, Object, ObjectId, Ownership, Priority, ReadError};
+
+use crate::fault::{Fault, Reason};
+use crate::marks::Marks;
+use crate::membership::{Epoch, Membership};
+use crate::parts::LocalCopies;
+use crate::peer::Peer;
+use crate::peers::Peers;
+use crate::placement::{NodeId, candidates, is_within_bound, owner_among};
+use crate::wire::{ITEM_BYTES_MAX, Item, ReadRequest};
+
+/// Peers asked for one read at most: a third would be a search, not a fall-back.
+const PEERS_ASKED_MAX: u32 = 2;
+
+/// How far above its share of our requests a peer may be: twice. Only a node that is much slower than
+/// the others gets there, and what is asked elsewhere costs a request to the bucket.
+const LOAD_EPSILON: f64 = 1.0;
+
+/// Requests under way at a peer below which it is never overloaded.
+const LOAD_MIN: u64 = 128;
+
+/// After a change of members, so many misses in a row ask who owned the object before and hear that it
+/// is not there, until nobody is asked any more: it is then a cold cache, not a handover.
+const HANDOVER_TRIES: u32 = 64;
+
+/// What is counted of reads; those of single peers are counted there.
+#[derive(Debug, Default)]
+pub(crate) struct LinkCounters {
+    /// Reads answered by a peer.
+    pub(crate) from_peers: AtomicU64,
+    pub(crate) bytes_from_peers: AtomicU64,
+    /// Of those, from the owner before this node.
+    pub(crate) handed_over: AtomicU64,
+    /// Reads of what another node owns that went to the bucket.
+    pub(crate) fell_back: AtomicU64,
+}
+
+/// What the link needs once the node has joined.
+#[derive(Debug)]
+pub(crate) struct Joined {
+    pub(crate) me: NodeId,
+    pub(crate) membership: Arc<dyn Membership>,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) marks: Arc<Marks>,
+    pub(crate) local_copies: LocalCopies,
+    pub(crate) counters: LinkCounters,
+    pub(crate) handover: Handover,
+}
+
+/// Whether a miss on what this node owns may be at the node that owned it before.
+#[derive(Debug, Default)]
+pub(crate) struct Handover {
+    epoch: AtomicU64,
+    tries: AtomicU32,
+}
+
+impl Handover {
+    fn is_due(&self, epoch: &Epoch) -> bool {
+        if self.epoch.swap(epoch.number(), Ordering::AcqRel) != epoch.number() {
+            self.tries.store(HANDOVER_TRIES, Ordering::Release);
+        }
+        0 < self.tries.load(Ordering::Acquire)
+    }
+
+    fn found(&self) {
+        self.tries.store(HANDOVER_TRIES, Ordering::Release);
+    }
+
+    fn not_found(&self) {
+        let less = |tries: u32| tries.checked_sub(1);
+        // Nothing left to take away is fine.
+        let _ = self.tries.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+    }
+}
+
+/// See the module's head. Passes everything on until the node has joined a cluster.
+#[derive(Debug)]
+pub struct Link {
+    next: Arc<dyn BlockSource>,
+    joined: OnceLock<Joined>,
+}
+
+impl Link {
+    /// In front of the bucket.
+    #[must_use]
+    pub fn new(next: Arc<dyn BlockSource>) -> Arc<Self> {
+        Arc::new(Self { next, joined: OnceLock::new() })
+    }
+
+    pub(crate) fn join(&self, joined: Joined) {
+        self.joined.set(joined).expect("a node joins once");
+    }
+
+    pub(crate) fn joined(&self) -> Option<&Joined> {
+        self.joined.get()
+    }
+}
+
+#[async_trait]
+impl BlockSource for Link {
+    async fn read(
+        &self,
+        object: &Object,
+        range: Range<u64>,
+        priority: Priority,
+    ) -> Result<Bytes, ReadError> {
+        if let Some(joined) = self.joined.get()
+            && let Some(bytes) = joined.ask_peers(object, &range, priority).await
+        {
+            return Ok(bytes);
+        }
+        self.next.read(object, range, priority).await
+    }
+}
+
+impl Ownership for Link {
+    fn keeping(&self, id: &ObjectId) -> Keeping {
+        match self.joined.get() {
+            Some(joined) if !joined.is_ours(id) => match joined.local_copies {
+                LocalCopies::Auto => Keeping::Copy,
+                LocalCopies::Always => Keeping::Own,
+                LocalCopies::Never => Keeping::Pass,
+            },
+            _ => Keeping::Own,
+        }
+    }
+
+    fn has_copies(&self) -> bool {
+        self.joined.get().is_some_and(|joined| joined.local_copies == LocalCopies::Auto)
+    }
+}
+
+impl Joined {
+    pub(crate) fn peer(&self, epoch: &Epoch, node: NodeId) -> Option<Arc<Peer>> {
+        self.peers.of(&epoch.member(node)?.address)
+    }
+
+    pub(crate) fn is_up(&self, epoch: &Epoch, node: NodeId) -> bool {
+        node == self.me || self.peer(epoch, node).is_some_and(|peer| !peer.health.is_down())
+    }
+
+    /// True if this node owns the object, or takes over for an owner that is down.
+    fn is_ours(&self, id: &ObjectId) -> bool {
+        let epoch = self.membership.current();
+        let owner = owner_among(id, epoch.weights(), |node| self.is_up(&epoch, node));
+        owner.is_none_or(|owner| owner == self.me)
+    }
+
+    /// The bytes from another node; `None`: the bucket is next.
+    async fn ask_peers(
+        &self,
+        object: &Object,
+        range: &Range<u64>,
+        priority: Priority,
+    ) -> Option<Bytes> {
+        let epoch = self.membership.current();
+        if epoch.members().len() < 2 || range.is_empty() || ITEM_BYTES_MAX < range.end - range.start
+        {
+            return None;
+        }
+        let id = object.id();
+        let order = candidates(&id, epoch.weights());
+        let mut asked = 0;
+        for node in &order {
+            if *node == self.me {
+                if asked == 0 {
+                    return self.handed_over(&epoch, &order, object, &id, range, priority).await;
+                }
+                break;
+            }
+            let Some(peer) = self.peer(&epoch, *node) else { continue };
+            if let Some(reason) = self.passes_over(&epoch, &peer, *node) {
+                peer.counters.pass(reason);
+                continue;
+            }
+            // Somebody waits for us to answer this very object: then nobody else is asked.
+            let Some(_mark) = self.marks.ask(id) else { break };
+            asked += 1;
+            match read(&peer, object, &id, range, priority, false).await {
+                Ok(bytes) => {
+                    self.count(&bytes);
+                    return Some(bytes);
+                }
+                Err(fault) => {
+                    tracing::debug!(peer = %peer.address, key = %object.key, "passed by: {fault}");
+                    peer.note(&fault);
+                    if fault.reason == Reason::Bucket {
+                        break;
+                    }
+                }
+            }
+            if asked == PEERS_ASKED_MAX {
+                break;
+            }
+        }
+        self.counters.fell_back.fetch_add(1, Ordering::Relaxed);
+        None
+    }
+
+    pub(crate) fn count(&self, bytes: &Bytes) {
+        self.counters.from_peers.fetch_add(1, Ordering::Relaxed);
+        self.counters.bytes_from_peers.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    }
+
+    /// Why a peer is not even asked, if so.
+    fn passes_over(&self, epoch: &Epoch, peer: &Peer, node: NodeId) -> Option<Reason> {
+        if peer.health.is_down() {
+            return Some(Reason::Down);
+        }
+        let load = peer.in_flight();
+        if load < LOAD_MIN {
+            return None;
+        }
+        let (mut load_total, mut weight, mut weight_total) = (0, 0, 0);
+        for member in epoch.members().iter().filter(|member| member.node != self.me) {
+            let Some(other) = self.peers.of(&member.address) else { continue };
+            if !other.health.is_down() {
+                load_total += other.in_flight();
+                weight_total += member.quota_bytes;
+            }
+            if member.node == node {
+                weight = member.quota_bytes;
+            }
+        }
+        let within = is_within_bound(load, load_total, weight, weight_total, LOAD_EPSILON);
+        (!within).then_some(Reason::Full)
+    }
+
+    /// This node owns the object and does not have it. If members have changed, who owned it before may
+    /// have it: by placement that is the next candidate, which is asked for no more than what it has.
+    async fn handed_over(
+        &self,
+        epoch: &Epoch,
+        order: &[NodeId],
+        object: &Object,
+        id: &ObjectId,
+        range: &Range<u64>,
+        priority: Priority,
+    ) -> Option<Bytes> {
+        if !self.handover.is_due(epoch) {
+            return None;
+        }
+        let others = order.iter().filter(|node| **node != self.me);
+        let mut peers = others.filter_map(|node| self.peer(epoch, *node));
+        let peer = peers.find(|peer| !peer.health.is_down())?;
+        match read(&peer, object, id, range, priority, true).await {
+            Ok(bytes) => {
+                self.handover.found();
+                self.count(&bytes);
+                self.counters.handed_over.fetch_add(1, Ordering::Relaxed);
+                Some(bytes)
+            }
+            Err(fault) => {
+                self.handover.not_found();
+                if fault.reason != Reason::NotCached {
+                    peer.note(&fault);
+                }
+                None
+            }
+        }
+    }
+}
+
+/// One object's bytes from a peer.
+async fn read(
+    peer: &Peer,
+    object: &Object,
+    id: &ObjectId,
+    range: &Range<u64>,
+    priority: Priority,
+    only_cached: bool,
+) -> Result<Bytes, Fault> {
+    let request = ReadRequest {
+        demand: priority == Priority::Demand,
+        only_cached,
+        items: vec![Item::new(object, id, range)],
+    };
+    let mut answer = peer.ask(&request, vec![range.end - range.start]).await?;
+    let given = match answer.next().await? {
+        Some((_, given)) => given?,
+        None => return Err(Fault::new(Reason::Wrong, "an answer without the object")),
+    };
+    let took = answer.took();
+    // Nothing may follow: a peer that says more than it was asked is not trusted with the rest.
+    if answer.next().await?.is_some() {
+        return Err(Fault::new(Reason::Wrong, "more than was asked for"));
+    }
+    if !answer.has_waited() {
+        peer.health.answered(took);
+    }
+    peer.counters.objects.fetch_add(1, Ordering::Relaxed);
+    peer.counters.bytes.fetch_add(given.len() as u64, Ordering::Relaxed);
+    Ok(given)
+}

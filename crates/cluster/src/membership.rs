@@ -1,0 +1,192 @@
+//! Who belongs to the cluster: epochs of members, behind one trait.
+//!
+//! An epoch is a list of members that does not change; every change is a new epoch. Members are known
+//! by what they say in their hello: an address alone is no member, because without its node's id and
+//! quota nobody can say what it owns.
+//!
+//! # Invariants
+//!
+//! - This node is always a member, in its own eyes.
+//! - Placement reads one epoch for one question; it never mixes two.
+//! - A member that does not answer stays a member: others take over by placement's order, and give
+//!   back when it answers again. Only who configures the cluster takes members away.
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::placement::{NodeId, Weighted};
+
+/// A node of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Who.
+    pub node: NodeId,
+    /// Its quota in bytes.
+    pub quota_bytes: u64,
+    /// `HOST:PORT` as configured; empty for this node itself.
+    pub address: Arc<str>,
+}
+
+/// The members at one time.
+#[derive(Debug)]
+pub struct Epoch {
+    number: u64,
+    members: Vec<Member>,
+    weights: Vec<Weighted>,
+}
+
+impl Epoch {
+    /// An epoch of these members, each node once.
+    #[must_use]
+    pub fn new(number: u64, mut members: Vec<Member>) -> Self {
+        members.sort_by_key(|member| member.node);
+        members.dedup_by_key(|member| member.node);
+        let weight = |it: &Member| Weighted { node: it.node, weight: it.quota_bytes };
+        let weights = members.iter().map(weight).collect();
+        Self { number, members, weights }
+    }
+
+    /// Counts this node's epochs, from 1.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Sorted by node.
+    #[must_use]
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// What placement needs of them.
+    #[must_use]
+    pub fn weights(&self) -> &[Weighted] {
+        &self.weights
+    }
+
+    /// The member with this id.
+    #[must_use]
+    pub fn member(&self, node: NodeId) -> Option<&Member> {
+        let found = self.members.binary_search_by_key(&node, |member| member.node);
+        found.ok().map(|at| &self.members[at])
+    }
+
+    /// Equal on two nodes if they place alike: a hash of ids and quotas.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        let mut hasher = Xxh3::new();
+        for it in &self.weights {
+            hasher.update(&it.node.0.to_le_bytes());
+            hasher.update(&it.weight.to_le_bytes());
+        }
+        hasher.digest()
+    }
+}
+
+/// Where epochs come from.
+pub trait Membership: fmt::Debug + Send + Sync {
+    /// The epoch now. Cost: a short lock.
+    fn current(&self) -> Arc<Epoch>;
+
+    /// Every epoch from now on.
+    fn changes(&self) -> watch::Receiver<Arc<Epoch>>;
+}
+
+/// Members as they are heard of: the current epoch, and how it becomes the next one. What learns of
+/// members (a list that is greeted, a directory that is watched) writes here.
+#[derive(Debug)]
+pub struct Roster {
+    epoch: watch::Sender<Arc<Epoch>>,
+    me: NodeId,
+}
+
+impl Roster {
+    /// Of this node alone: epoch 1.
+    #[must_use]
+    pub fn new(me: NodeId, quota_bytes: u64) -> Self {
+        let member = Member { node: me, quota_bytes, address: "".into() };
+        Self { epoch: watch::Sender::new(Arc::new(Epoch::new(1, vec![member]))), me }
+    }
+
+    /// The node that answers at `address` is this one. A new epoch if that is news: who answered there
+    /// before is no member any more, unless it answers elsewhere. True if it was.
+    pub fn heard(&self, address: &Arc<str>, node: NodeId, quota_bytes: u64) -> bool {
+        self.epoch.send_if_modified(|epoch| {
+            if let Some(known) = epoch.member(node)
+                && (node == self.me || known.quota_bytes == quota_bytes)
+                && !epoch.members.iter().any(|it| it.address == *address && it.node != node)
+            {
+                return false;
+            }
+            let stays = |it: &&Member| it.address != *address && it.node != node;
+            let mut members: Vec<_> = epoch.members.iter().filter(stays).cloned().collect();
+            let address = match epoch.member(node) {
+                // Listed under two names: the first one is as good.
+                Some(known) => Arc::clone(&known.address),
+                None => Arc::clone(address),
+            };
+            members.push(Member { node, quota_bytes, address });
+            *epoch = Arc::new(Epoch::new(epoch.number + 1, members));
+            true
+        })
+    }
+}
+
+impl Membership for Roster {
+    fn current(&self) -> Arc<Epoch> {
+        Arc::clone(&self.epoch.borrow())
+    }
+
+    fn changes(&self) -> watch::Receiver<Arc<Epoch>> {
+        self.epoch.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn addresses(roster: &Roster) -> Vec<(u64, u64, String)> {
+        let epoch = roster.current();
+        let told = |it: &Member| (it.node.0, it.quota_bytes, it.address.to_string());
+        epoch.members().iter().map(told).collect()
+    }
+
+    #[test]
+    fn members_are_those_that_were_heard_of_and_each_change_is_an_epoch() {
+        let roster = Roster::new(NodeId(5), 100);
+        let (a, b, c): (Arc<str>, Arc<str>, Arc<str>) = ("a:1".into(), "b:1".into(), "c:1".into());
+        let number = || roster.current().number();
+        assert_eq!((number(), addresses(&roster)), (1, vec![(5, 100, String::new())]));
+        assert!(roster.heard(&a, NodeId(1), 200));
+        assert!(!roster.heard(&a, NodeId(1), 200), "no news");
+        assert!(!roster.heard(&b, NodeId(1), 200), "the same node under another name");
+        assert_eq!(number(), 2);
+        assert!(roster.heard(&a, NodeId(1), 300), "more quota");
+        assert!(roster.heard(&c, NodeId(9), 100));
+        let known = [(1, 300, "a:1".into()), (5, 100, String::new()), (9, 100, "c:1".into())];
+        assert_eq!((number(), addresses(&roster)), (4, known.to_vec()));
+        // Another node answers there: its cache was emptied, or the machine replaced.
+        assert!(roster.heard(&c, NodeId(7), 100));
+        assert_eq!(addresses(&roster)[2], (7, 100, "c:1".into()));
+        assert_eq!(roster.current().members().len(), 3);
+        assert!(!roster.heard(&b, NodeId(5), 1), "ourselves, whatever it says");
+    }
+
+    #[test]
+    fn nodes_that_know_the_same_members_have_the_same_fingerprint() {
+        let member = |node, quota_bytes, address: &str| Member {
+            node: NodeId(node),
+            quota_bytes,
+            address: address.into(),
+        };
+        let mine = Epoch::new(3, vec![member(1, 10, ""), member(2, 20, "b:1")]);
+        let theirs = Epoch::new(9, vec![member(2, 20, ""), member(1, 10, "a:1")]);
+        assert_eq!(mine.fingerprint(), theirs.fingerprint());
+        let other = Epoch::new(3, vec![member(1, 10, ""), member(2, 21, "b:1")]);
+        assert_ne!(mine.fingerprint(), other.fingerprint());
+    }
+}

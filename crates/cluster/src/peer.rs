@@ -1,0 +1,374 @@
+//! A peer as its client sees it: a few connections with many requests on each, a hello on every new one.
+//!
+//! # Invariants
+//!
+//! - Nothing that a peer says or fails to say is waited for without a limit, nor kept without one.
+//! - A peer that is down is not connected to by reads; only greetings do that.
+//! - Bytes are given out only after length and checksum were right and the answer ended well.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use feedline_model::Clock;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex, Semaphore};
+
+use crate::answer::Answer;
+use crate::fault::{Fault, Reason};
+use crate::health::Health;
+use crate::parts::{Entropy, OnRuntime, within};
+use crate::token::{End, Token};
+use crate::wire::{
+    Challenge, HELLO_PATH, Hello, HelloAnswer, READ_PATH, REASON_BYTES_MAX, ReadRequest, Refusal,
+    WIRE, WIRE_HEADER, from_hex, hex,
+};
+
+/// Connections to one peer: two, so that a lost packet holds up half and two cores share the work.
+const CONNECTIONS: usize = 2;
+
+/// Requests to one peer under way at most, over all connections.
+pub(crate) const REQUESTS_MAX: usize = 256;
+
+/// How long a connection and its hello may take: a few round trips, and a lost packet's resend.
+const HELLO_LIMIT: Duration = Duration::from_secs(3);
+
+/// What one stream may have on its way: a whole page and its frames, so that it never waits.
+const STREAM_WINDOW_BYTES: u32 = 8 << 20;
+
+/// What all streams of a connection may have on their way: 10 Gb/s at 10 ms, and this node's memory for it.
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+
+/// An object of 110 KB comes in one frame, and so in one piece.
+const FRAME_BYTES: u32 = 1 << 20;
+
+/// What an answer's headers may take together.
+const HEADERS_BYTES_MAX: u32 = 16 << 10;
+
+/// How often an idle connection is tested, and how long the test may take.
+const PING_EVERY: Duration = Duration::from_secs(5);
+
+/// Who we are, as told in every hello.
+#[derive(Debug)]
+pub(crate) struct Me {
+    pub(crate) hello: HelloAnswer,
+    pub(crate) token: Option<Token>,
+}
+
+/// What peers need of the world.
+#[derive(Debug, Clone)]
+pub(crate) struct World {
+    pub(crate) me: Arc<Me>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Entropy,
+    pub(crate) runtime: Handle,
+    /// See [`crate::ClusterConfig::answer_max`].
+    pub(crate) answer_max: Duration,
+}
+
+/// Counters of one peer.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) requests: AtomicU64,
+    pub(crate) objects: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    passed: [AtomicU64; Reason::ALL.len()],
+}
+
+impl Counters {
+    pub(crate) fn pass(&self, reason: Reason) {
+        self.passed[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn passed(&self, reason: Reason) -> u64 {
+        self.passed[reason as usize].load(Ordering::Relaxed)
+    }
+}
+
+type Sender = SendRequest<Full<Bytes>>;
+
+#[derive(Debug, Clone)]
+struct Line {
+    sender: Sender,
+    answer: HelloAnswer,
+}
+
+/// One peer, by address.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) address: Arc<str>,
+    world: World,
+    lines: [Mutex<Option<Line>>; CONNECTIONS],
+    turn: AtomicUsize,
+    permits: Arc<Semaphore>,
+    pub(crate) health: Health,
+    pub(crate) counters: Counters,
+}
+
+impl Peer {
+    pub(crate) fn new(address: Arc<str>, world: World) -> Self {
+        Self {
+            address,
+            world,
+            lines: Default::default(),
+            turn: AtomicUsize::new(0),
+            permits: Arc::new(Semaphore::new(REQUESTS_MAX)),
+            health: Health::default(),
+            counters: Counters::default(),
+        }
+    }
+
+    fn clock(&self) -> &dyn Clock {
+        &*self.world.clock
+    }
+
+    /// Requests under way.
+    pub(crate) fn in_flight(&self) -> u64 {
+        (REQUESTS_MAX - self.permits.available_permits().min(REQUESTS_MAX)) as u64
+    }
+
+    /// Counts a fault, and passes the peer by for a while if it says so.
+    pub(crate) fn note(&self, fault: &Fault) {
+        self.counters.pass(fault.reason);
+        self.fail(fault);
+    }
+
+    fn fail(&self, fault: &Fault) {
+        if self.health.failed(fault, self.clock().monotonic()) {
+            tracing::warn!(peer = %self.address, "passed by until it answers again: {fault}");
+        }
+    }
+
+    /// Asks who is there, over a new connection if there is none.
+    pub(crate) async fn greet(&self) -> Result<HelloAnswer, Fault> {
+        let greeting = async {
+            // Not under the lock: reads go on meanwhile.
+            let line = self.lines[0].lock().await.clone();
+            if let Some(mut line) = line
+                && !line.sender.is_closed()
+                && let Ok(answer) = self.hello_again(&mut line.sender).await
+            {
+                return Ok(answer);
+            }
+            let mut slot = self.lines[0].lock().await;
+            let line = self.connect().await?;
+            let answer = line.answer.clone();
+            *slot = Some(line);
+            Ok(answer)
+        };
+        let silent = || Fault::new(Reason::Silent, "no hello in time");
+        within(self.clock(), HELLO_LIMIT, greeting).await.unwrap_or_else(|| Err(silent()))
+    }
+
+    /// Sends a read; the answer is still to come. `lengths` are those of the items.
+    pub(crate) async fn ask(
+        &self,
+        request: &ReadRequest,
+        lengths: Vec<u64>,
+    ) -> Result<Answer, Fault> {
+        let patience = self.health.patience();
+        let permit = within(self.clock(), patience, Arc::clone(&self.permits).acquire_owned());
+        let permit = permit.await.and_then(Result::ok).ok_or_else(|| {
+            Fault::new(Reason::Full, format!("{REQUESTS_MAX} requests are under way to it"))
+        })?;
+        self.counters.requests.fetch_add(1, Ordering::Relaxed);
+        let body = encode(request)?;
+        let started = self.clock().monotonic();
+        let silent = || Fault::new(Reason::Silent, format!("no answer within {patience:?}"));
+        let response = within(self.clock(), patience, self.send(body)).await;
+        let response = response.unwrap_or_else(|| Err(silent()))?;
+        check_version(response.headers())?;
+        if response.status() != StatusCode::OK {
+            let (status, body) = self.whole(response, patience).await?;
+            return Err(refused(status, &body));
+        }
+        let clock = Arc::clone(&self.world.clock);
+        let limits = (patience, self.world.answer_max);
+        Ok(Answer::new(response.into_body(), lengths, clock, started, limits, permit))
+    }
+
+    /// Sends on a connection that is there, or a new one; twice if the first turns out to be broken.
+    async fn send(&self, body: Bytes) -> Result<Response<Incoming>, Fault> {
+        let at = self.turn.fetch_add(1, Ordering::Relaxed) % CONNECTIONS;
+        let (mut sender, is_new) = self.line(at).await?;
+        match sender.send_request(request(READ_PATH, body.clone())).await {
+            Ok(response) => Ok(response),
+            Err(error) if is_new => Err(Fault::unreachable(&error)),
+            // Closed by the other end while nobody looked, as a restart does.
+            Err(error) => {
+                tracing::debug!(peer = %self.address, %error, "a connection broke; one more try");
+                let (mut sender, _) = self.line(at).await?;
+                let sent = sender.send_request(request(READ_PATH, body)).await;
+                sent.map_err(|error| Fault::unreachable(&error))
+            }
+        }
+    }
+
+    /// A connection, and whether it is new.
+    async fn line(&self, at: usize) -> Result<(Sender, bool), Fault> {
+        let mut slot = self.lines[at].lock().await;
+        if let Some(line) = &*slot
+            && !line.sender.is_closed()
+        {
+            return Ok((line.sender.clone(), false));
+        }
+        // Those that waited for the lock must not each try again what just failed.
+        if self.health.is_down() {
+            return Err(Fault::new(Reason::Down, "passed by"));
+        }
+        let connected = within(self.clock(), HELLO_LIMIT, self.connect()).await;
+        let silent = || Fault::new(Reason::Silent, "no hello in time");
+        match connected.unwrap_or_else(|| Err(silent())) {
+            Ok(line) => {
+                let sender = line.sender.clone();
+                *slot = Some(line);
+                Ok((sender, true))
+            }
+            Err(fault) => {
+                self.fail(&fault);
+                Err(fault)
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Line, Fault> {
+        let stream = TcpStream::connect(&*self.address).await;
+        let stream = stream.map_err(|error| Fault::unreachable(&error))?;
+        // Requests are small and somebody waits for each.
+        stream.set_nodelay(true).map_err(|error| Fault::unreachable(&error))?;
+        let handshake = Builder::new(OnRuntime(self.world.runtime.clone()))
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_frame_size(FRAME_BYTES)
+            .max_header_list_size(HEADERS_BYTES_MAX)
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_EVERY)
+            .keep_alive_while_idle(true)
+            .handshake(TokioIo::new(stream))
+            .await;
+        let (mut sender, connection) = handshake.map_err(|error| Fault::unreachable(&error))?;
+        let address = Arc::clone(&self.address);
+        self.world.runtime.spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(peer = %address, %error, "a connection ended");
+            }
+        });
+        let answer = self.hello(&mut sender).await?;
+        Ok(Line { sender, answer })
+    }
+
+    /// The first words on a connection: each end shows that it knows the token, if there is one.
+    async fn hello(&self, sender: &mut Sender) -> Result<HelloAnswer, Fault> {
+        let me = &self.world.me;
+        let ours = self.world.entropy.nonce();
+        let (status, body) = self.post(sender, &self.our_hello(hex(&ours), None)).await?;
+        match (status, &me.token) {
+            (StatusCode::OK, None) => decode(&body),
+            (StatusCode::OK, Some(_)) => Err(Fault::new(
+                Reason::Refused,
+                "it asks for no token: set cluster_token_file there as well",
+            )),
+            (StatusCode::UNAUTHORIZED, None) => Err(Fault::new(
+                Reason::Refused,
+                "it wants the cluster's token: set cluster_token_file here as well",
+            )),
+            (StatusCode::UNAUTHORIZED, Some(token)) => {
+                let challenge: Challenge = decode(&body)?;
+                let theirs = from_hex(&challenge.nonce)
+                    .filter(|it| token.is_proof(End::Server, &ours, it, &challenge.proof));
+                let theirs = theirs.ok_or_else(|| {
+                    Fault::new(Reason::Refused, "it has another token (cluster_token_file)")
+                })?;
+                let proof = token.prove(End::Client, &ours, &theirs);
+                let hello = self.our_hello(hex(&ours), Some(proof));
+                match self.post(sender, &hello).await? {
+                    (StatusCode::OK, body) => decode(&body),
+                    (status, body) => Err(refused(status, &body)),
+                }
+            }
+            (status, _) => Err(refused(status, &body)),
+        }
+    }
+
+    /// On a connection that has been let in.
+    async fn hello_again(&self, sender: &mut Sender) -> Result<HelloAnswer, Fault> {
+        match self.post(sender, &self.our_hello(String::new(), None)).await? {
+            (StatusCode::OK, body) => decode(&body),
+            (status, body) => Err(refused(status, &body)),
+        }
+    }
+
+    fn our_hello(&self, nonce: String, proof: Option<String>) -> Hello {
+        let HelloAnswer { wire, version, node, instance, quota_bytes } =
+            self.world.me.hello.clone();
+        Hello { wire, version, node, instance, quota_bytes, nonce, proof }
+    }
+
+    async fn post(&self, sender: &mut Sender, hello: &Hello) -> Result<(StatusCode, Bytes), Fault> {
+        let sent = sender.send_request(request(HELLO_PATH, encode(hello)?)).await;
+        let response = sent.map_err(|error| Fault::unreachable(&error))?;
+        check_version(response.headers())?;
+        self.whole(response, HELLO_LIMIT).await
+    }
+
+    /// The whole of a short answer.
+    async fn whole(
+        &self,
+        response: Response<Incoming>,
+        limit: Duration,
+    ) -> Result<(StatusCode, Bytes), Fault> {
+        let status = response.status();
+        let body = Limited::new(response.into_body(), REASON_BYTES_MAX).collect();
+        match within(self.clock(), limit, body).await {
+            Some(Ok(body)) => Ok((status, body.to_bytes())),
+            Some(Err(error)) => Err(Fault::new(Reason::Wrong, error.to_string())),
+            None => Err(Fault::new(Reason::Silent, "its answer did not end")),
+        }
+    }
+}
+
+fn request(path: &'static str, body: Bytes) -> Request<Full<Bytes>> {
+    // The authority is of no meaning between nodes: the connection is.
+    Request::post(format!("http://peer{path}"))
+        .header(WIRE_HEADER, WIRE)
+        .header(http::header::CONTENT_TYPE, "application/json")
+        .body(Full::new(body))
+        .expect("fixed parts make a request")
+}
+
+fn encode(value: &impl Serialize) -> Result<Bytes, Fault> {
+    let text = serde_json::to_vec(value);
+    text.map(Bytes::from).map_err(|error| Fault::new(Reason::Refused, error.to_string()))
+}
+
+fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
+    serde_json::from_slice(body).map_err(|error| Fault::new(Reason::Wrong, error.to_string()))
+}
+
+fn refused(status: StatusCode, body: &[u8]) -> Fault {
+    let message = match serde_json::from_slice::<Refusal>(body) {
+        Ok(refusal) => refusal.message,
+        Err(_) => format!("status {status}"),
+    };
+    Fault::new(Reason::Refused, message)
+}
+
+fn check_version(headers: &HeaderMap) -> Result<(), Fault> {
+    let said = headers.get(WIRE_HEADER).and_then(|value| value.to_str().ok());
+    if said.is_some_and(|said| said == WIRE.to_string()) {
+        return Ok(());
+    }
+    let said = said.unwrap_or("none");
+    let message = format!("it speaks version {said} between nodes, we speak {WIRE}: update one");
+    Err(Fault::new(Reason::Version, message))
+}

@@ -1,0 +1,215 @@
+//! Answering a peer's read through this node's own cache.
+//!
+//! # Invariants
+//!
+//! - Bytes on their way to peers have one budget, held from before they are read until the connection
+//!   has taken them.
+//! - While a peer is answered, a miss here goes to the bucket: see `marks`.
+//! - Only what this node mounts is served, however much more its credentials allow.
+//! - As long as an answer takes, the peer hears that we are alive.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use feedline_model::clock::Sleep;
+use feedline_model::{BlockSource, Clock, ObjectIndex, Priority, SourceId};
+use futures::{Stream, StreamExt as _};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::Frame;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::marks::Marks;
+use crate::parts::within;
+use crate::wire::{
+    self, FaultKind, FrameKind, ITEM_BYTES_MAX, ITEMS_MAX, Item, ItemFault, ReadRequest,
+};
+
+/// How often a peer that waits hears of us: several times within anybody's patience.
+const WAITING_EVERY: Duration = Duration::from_millis(300);
+
+/// How long a read waits for its part of the budget before the peer is told to go elsewhere.
+const ROOM_WITHIN: Duration = Duration::from_secs(1);
+
+/// Items of one request read at once.
+const ITEMS_AT_ONCE: usize = 16;
+
+/// Bytes handed to the connection at once: what it may hold beyond the flow control of a slow peer.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// The unit of the budget: a semaphore counts to 2^29 on some machines.
+const UNIT_BYTES: u64 = 1 << 10;
+
+/// What was served.
+#[derive(Debug, Default)]
+pub(crate) struct Served {
+    pub(crate) objects: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) refused: AtomicU64,
+}
+
+/// What peers are served from.
+#[derive(Debug)]
+pub(crate) struct Serve {
+    pub(crate) blocks: Arc<dyn BlockSource>,
+    pub(crate) index: Arc<dyn ObjectIndex>,
+    pub(crate) mounted: Vec<(SourceId, String)>,
+    pub(crate) marks: Arc<Marks>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) room: Arc<Semaphore>,
+    pub(crate) served: Served,
+}
+
+/// An item that has been read; its part of the budget is free when this is dropped.
+struct Ready {
+    index: u32,
+    bytes: Bytes,
+    room: OwnedSemaphorePermit,
+}
+
+type Outcome = Result<Ready, (u32, ItemFault)>;
+
+impl Serve {
+    /// The budget of so many bytes, at least that of one item.
+    pub(crate) fn room(bytes_max: u64) -> Arc<Semaphore> {
+        let units = bytes_max.max(ITEM_BYTES_MAX) / UNIT_BYTES;
+        let units = usize::try_from(units).unwrap_or(Semaphore::MAX_PERMITS);
+        Arc::new(Semaphore::new(units.min(Semaphore::MAX_PERMITS)))
+    }
+
+    /// The answer to a read, as frames that come as they are ready.
+    pub(crate) fn read(
+        self: Arc<Self>,
+        request: ReadRequest,
+    ) -> Result<UnsyncBoxBody<Bytes, Infallible>, String> {
+        if request.items.is_empty() || ITEMS_MAX < request.items.len() {
+            return Err(format!("{} items: 1 to {ITEMS_MAX} are", request.items.len()));
+        }
+        let is_on_disk = match &request.items[..] {
+            // Of several, one may have to be fetched.
+            [one] => one.clone().read().is_ok_and(|(_, id, _)| self.index.contains(&id)),
+            _ => false,
+        };
+        let priority = wire::priority(request.demand);
+        let serve = Arc::clone(&self);
+        let items = (0_u32..).zip(request.items);
+        let outcomes = futures::stream::iter(items).map(move |(index, item)| {
+            let serve = Arc::clone(&serve);
+            async move {
+                let read = serve.item(index, item, request.only_cached, priority).await;
+                read.map_err(|fault| (index, fault))
+            }
+        });
+        let sending = Sending {
+            outcomes: Box::pin(outcomes.buffer_unordered(ITEMS_AT_ONCE)),
+            beat: self.clock.sleep(WAITING_EVERY),
+            is_on_disk,
+            pieces: VecDeque::new(),
+            room: None,
+            serve: self,
+        };
+        let frames = futures::stream::unfold(sending, |mut sending| async move {
+            let piece = sending.next().await?;
+            Some((Ok::<_, Infallible>(Frame::data(piece)), sending))
+        });
+        Ok(StreamBody::new(frames).boxed_unsync())
+    }
+
+    async fn item(
+        &self,
+        index: u32,
+        item: Item,
+        only_cached: bool,
+        priority: Priority,
+    ) -> Result<Ready, ItemFault> {
+        let fault = |kind, message: String| ItemFault { kind, message };
+        let (object, id, range) = item.read().map_err(|why| fault(FaultKind::Refused, why))?;
+        let is_in = |(source, prefix): &(SourceId, String)| {
+            *source == object.source && object.key.starts_with(prefix.as_str())
+        };
+        if !self.mounted.iter().any(is_in) {
+            let why = format!("{}: is not in what is mounted here", object.key);
+            return Err(fault(FaultKind::NotMounted, why));
+        }
+        if only_cached && !self.index.contains(&id) {
+            return Err(fault(FaultKind::NotCached, "not here".into()));
+        }
+        let units = (range.end - range.start).div_ceil(UNIT_BYTES);
+        let units = u32::try_from(units).expect("an item is at most a page");
+        let room = Arc::clone(&self.room).acquire_many_owned(units);
+        let Some(Ok(room)) = within(&*self.clock, ROOM_WITHIN, room).await else {
+            return Err(fault(FaultKind::Full, "as much is being served as may be".into()));
+        };
+        let Some(_mark) = self.marks.serve(id) else {
+            return Err(fault(FaultKind::Busy, "asked of another node by this one".into()));
+        };
+        let bytes = self.blocks.read(&object, range, priority).await;
+        let bytes = bytes.map_err(|error| fault(FaultKind::Bucket, error.to_string()))?;
+        Ok(Ready { index, bytes, room })
+    }
+}
+
+/// An answer being sent.
+struct Sending {
+    outcomes: Pin<Box<dyn Stream<Item = Outcome> + Send>>,
+    beat: Sleep,
+    is_on_disk: bool,
+    /// Of the item that came last.
+    pieces: VecDeque<Bytes>,
+    /// Its part of the budget.
+    room: Option<OwnedSemaphorePermit>,
+    serve: Arc<Serve>,
+}
+
+impl Sending {
+    /// The next piece of the answer; `None` at its end.
+    async fn next(&mut self) -> Option<Bytes> {
+        if let Some(piece) = self.pieces.pop_front() {
+            return Some(piece);
+        }
+        self.room = None;
+        tokio::select! {
+            biased;
+            outcome = self.outcomes.next() => {
+                self.take(outcome?);
+                self.pieces.pop_front()
+            }
+            () = &mut self.beat => {
+                self.beat = self.serve.clock.sleep(WAITING_EVERY);
+                let payload: &[u8] = if self.is_on_disk { &[1] } else { &[0] };
+                self.pieces.push_back(Bytes::from_static(payload));
+                Some(wire::head(FrameKind::Waiting, 0, payload))
+            }
+        }
+    }
+
+    fn take(&mut self, outcome: Outcome) {
+        let served = &self.serve.served;
+        match outcome {
+            Ok(Ready { index, mut bytes, room }) => {
+                served.objects.fetch_add(1, Ordering::Relaxed);
+                served.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                self.pieces.push_back(wire::head(FrameKind::Bytes, index, &bytes));
+                while !bytes.is_empty() {
+                    let piece = bytes.split_to(bytes.len().min(PIECE_BYTES));
+                    self.pieces.push_back(piece);
+                }
+                self.room = Some(room);
+            }
+            Err((index, mut fault)) => {
+                served.refused.fetch_add(1, Ordering::Relaxed);
+                if let Some((at, _)) = fault.message.char_indices().nth(1_000) {
+                    fault.message.truncate(at);
+                }
+                let text = serde_json::to_vec(&fault).expect("plain data can be written");
+                self.pieces.push_back(wire::head(FrameKind::Fault, index, &text));
+                self.pieces.push_back(text.into());
+            }
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! The node's port: connections, who may speak on them, and what goes where.
+//!
+//! # Invariants
+//!
+//! - A connection says hello before anything else of `/peer/` is answered; with a token, only who
+//!   proves to know it is let in, and a nonce is good for one proof.
+//! - A request of another wire version is refused in words that both ends can read.
+//! - Connections, streams on them, headers and bodies all have a maximum.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use parking_lot::Mutex;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::parts::{OnRuntime, within};
+use crate::peer::World;
+use crate::serve::Serve;
+use crate::token::{End, Nonce};
+use crate::wire::{
+    Challenge, HELLO_PATH, Hello, READ_PATH, REQUEST_BYTES_MAX, ReadRequest, Refusal, WIRE,
+    WIRE_HEADER, from_hex, hex,
+};
+
+/// Connections at once: two from each of a hundred nodes, and room for others.
+const CONNECTIONS_MAX: usize = 512;
+
+/// Streams of one connection at once.
+const STREAMS_MAX: u32 = 256;
+
+/// What a stream of a request may have on its way: a batch of ordinary keys.
+const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+
+/// What a request's headers may take together.
+const HEADERS_BYTES_MAX: u32 = 16 << 10;
+
+/// How long a connection may stay open without any request, and a request may take to arrive.
+const SPEAK_WITHIN: Duration = Duration::from_secs(10);
+
+/// How often an idle connection is tested.
+const PING_EVERY: Duration = Duration::from_secs(20);
+
+/// The pause after a failed accept: the usual cause is no free descriptor, and only time helps.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// A running server.
+#[derive(Debug)]
+pub(crate) struct Server {
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+/// What one connection remembers.
+#[derive(Debug, Default)]
+struct Connection {
+    has_spoken: AtomicBool,
+    is_let_in: AtomicBool,
+    /// The nonce of a challenge that was not answered yet.
+    nonce: Mutex<Option<Nonce>>,
+}
+
+impl Server {
+    /// Serves on a listener that is bound already.
+    pub(crate) fn start(
+        listener: std::net::TcpListener,
+        serve: Arc<Serve>,
+        world: World,
+    ) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let listener = {
+            let _within = world.runtime.enter();
+            TcpListener::from_std(listener)?
+        };
+        let runtime = world.runtime.clone();
+        let task = runtime.spawn(accept(listener, serve, world));
+        Ok(Self { address, task })
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Closes the port and every connection.
+    pub(crate) fn stop(&self) {
+        self.task.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, serve: Arc<Serve>, world: World) {
+    // Owned here, so that the end of this task closes every connection.
+    let mut connections = JoinSet::new();
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, from)) => {
+                    let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+                        tracing::warn!(%from, "more than {CONNECTIONS_MAX} connections: refused");
+                        continue;
+                    };
+                    let connected = connection(stream, Arc::clone(&serve), world.clone());
+                    let task = async move {
+                        connected.await;
+                        drop(permit);
+                    };
+                    connections.spawn_on(task, &world.runtime);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a peer");
+                    world.clock.sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, serve: Arc<Serve>, world: World) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "no TCP_NODELAY");
+    }
+    let state = Arc::new(Connection::default());
+    let mut builder = Builder::new(OnRuntime(world.runtime.clone()));
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(SPEAK_WITHIN)
+        .max_buf_size(HEADERS_BYTES_MAX as usize);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(4 * STREAM_WINDOW_BYTES)
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEADERS_BYTES_MAX)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(SPEAK_WITHIN);
+    let service = {
+        let (state, world) = (Arc::clone(&state), world.clone());
+        service_fn(move |request| {
+            let (state, serve, world) = (Arc::clone(&state), Arc::clone(&serve), world.clone());
+            async move {
+                state.has_spoken.store(true, Ordering::Relaxed);
+                let response = answer(&state, &serve, &world, request).await;
+                Ok::<_, Infallible>(with_version(response))
+            }
+        })
+    };
+    let served = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(served);
+    let silence = world.clock.sleep(SPEAK_WITHIN);
+    let ended = tokio::select! {
+        ended = &mut served => ended,
+        () = silence => {
+            if !state.has_spoken.load(Ordering::Relaxed) {
+                return;
+            }
+            served.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a peer's connection ended");
+    }
+}
+
+async fn answer(
+    state: &Connection,
+    serve: &Arc<Serve>,
+    world: &World,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let path = request.uri().path();
+    let (is_hello, is_read) = (path == HELLO_PATH, path == READ_PATH);
+    if !is_hello && !is_read {
+        return refuse(StatusCode::NOT_FOUND, "nothing is served under this path");
+    }
+    if request.method() != Method::POST {
+        return refuse(StatusCode::METHOD_NOT_ALLOWED, "only POST");
+    }
+    let said = request.headers().get(WIRE_HEADER).and_then(|value| value.to_str().ok());
+    if said.is_none_or(|said| said != WIRE.to_string()) {
+        let said = said.unwrap_or("none");
+        let message = format!("you speak version {said} between nodes, this one {WIRE}");
+        return refuse(StatusCode::BAD_REQUEST, message);
+    }
+    if is_read && !state.is_let_in.load(Ordering::Acquire) {
+        return refuse(StatusCode::UNAUTHORIZED, "say hello first");
+    }
+    if is_hello {
+        return match body::<Hello>(world, request).await {
+            Ok(hello) => greet(state, world, &hello),
+            Err(refusal) => refusal,
+        };
+    }
+    match body::<ReadRequest>(world, request).await {
+        Ok(read) => match Arc::clone(serve).read(read) {
+            Ok(frames) => Response::new(frames),
+            Err(why) => refuse(StatusCode::BAD_REQUEST, why),
+        },
+        Err(refusal) => refusal,
+    }
+}
+
+/// Lets a peer in, or wants a proof first.
+fn greet(state: &Connection, world: &World, hello: &Hello) -> Response<Body> {
+    let welcome = || json(StatusCode::OK, &world.me.hello);
+    let Some(token) = &world.me.token else {
+        state.is_let_in.store(true, Ordering::Release);
+        return welcome();
+    };
+    if state.is_let_in.load(Ordering::Acquire) {
+        return welcome();
+    }
+    let Some(theirs) = from_hex(&hello.nonce) else {
+        return refuse(StatusCode::BAD_REQUEST, "a hello has a nonce of 64 hexadecimal digits");
+    };
+    let challenged = state.nonce.lock().take();
+    if let (Some(proof), Some(ours)) = (&hello.proof, challenged) {
+        if token.is_proof(End::Client, &theirs, &ours, proof) {
+            state.is_let_in.store(true, Ordering::Release);
+            return welcome();
+        }
+        tracing::warn!(node = hello.node, "a peer does not know the cluster's token: refused");
+        return refuse(StatusCode::FORBIDDEN, "that is not this cluster's token");
+    }
+    let ours = world.entropy.nonce();
+    *state.nonce.lock() = Some(ours);
+    let proof = token.prove(End::Server, &theirs, &ours);
+    json(StatusCode::UNAUTHORIZED, &Challenge { nonce: hex(&ours), proof })
+}
+
+/// The body of a request, or why not.
+async fn body<T: DeserializeOwned>(
+    world: &World,
+    request: Request<Incoming>,
+) -> Result<T, Response<Body>> {
+    let body = Limited::new(request.into_body(), REQUEST_BYTES_MAX).collect();
+    let body = match within(&*world.clock, SPEAK_WITHIN, body).await {
+        Some(Ok(body)) => body.to_bytes(),
+        Some(Err(error)) => return Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, error.to_string())),
+        None => return Err(refuse(StatusCode::REQUEST_TIMEOUT, "the request did not end")),
+    };
+    serde_json::from_slice(&body)
+        .map_err(|error| refuse(StatusCode::BAD_REQUEST, error.to_string()))
+}
+
+fn refuse(status: StatusCode, message: impl Into<String>) -> Response<Body> {
+    json(status, &Refusal { message: message.into() })
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
+    let text = serde_json::to_vec(value).expect("plain data can be written");
+    let mut response = Response::new(Full::new(Bytes::from(text)).boxed_unsync());
+    *response.status_mut() = status;
+    response
+}
+
+fn with_version(mut response: Response<Body>) -> Response<Body> {
+    response.headers_mut().insert(WIRE_HEADER, HeaderValue::from(WIRE));
+    response
+}

@@ -1,0 +1,503 @@
+//! What crosses the wire between nodes, apart from the types that we compute with.
+//!
+//! HTTP, two endpoints, both POST with a JSON body, `x-feedline-wire: 1` on every request and answer:
+//!
+//! | path | body | answer |
+//! | --- | --- | --- |
+//! | `/peer/hello` | [`Hello`] | [`HelloAnswer`], or 401 with a [`Challenge`] |
+//! | `/peer/read` | [`ReadRequest`] | frames: see [`Frames`] |
+//!
+//! A hello opens every connection: it says who is there, and proves that both know the cluster's token
+//! if there is one. A refusal is a status of 400 or more with a [`Refusal`]. Fields that a reader does not
+//! know are ignored; what changes the meaning of others raises [`WIRE`].
+//!
+//! A read answers at once and then says what becomes of each object, so that a node that waits for the
+//! bucket can be told from one that is dead: a frame is a kind (one byte), the object's place in the
+//! request, the length and the CRC32C of what follows (four bytes each, little endian), and that.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use feedline_model::page::PAGE_BYTES;
+use feedline_model::{ETag, Object, ObjectId, Priority, SourceId, Version};
+use serde::{Deserialize, Serialize};
+
+/// The version of all this. Another one is refused, and its node passed by.
+pub const WIRE: u32 = 1;
+
+/// The header that carries it.
+pub const WIRE_HEADER: &str = "x-feedline-wire";
+
+/// Who is there.
+pub const HELLO_PATH: &str = "/peer/hello";
+
+/// Bytes of objects.
+pub const READ_PATH: &str = "/peer/read";
+
+/// The most bytes of an object that one item asks for: caches fetch pages.
+pub const ITEM_BYTES_MAX: u64 = PAGE_BYTES;
+
+/// Objects in one request at most: 28 MB of small ones.
+pub const ITEMS_MAX: usize = 256;
+
+/// Bytes of a request at most: keys have up to 1,024 bytes, JSON may escape each.
+pub const REQUEST_BYTES_MAX: usize = 2 << 20;
+
+/// Bytes of the reason in a fault frame, or of a refusal, at most.
+pub const REASON_BYTES_MAX: usize = 16 << 10;
+
+/// One end of a connection introduces itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`WIRE`].
+    pub wire: u32,
+    /// Version of the binary, for people.
+    pub version: String,
+    /// The node.
+    pub node: u64,
+    /// Drawn at random at each start of the daemon: two with one `node` are found by it.
+    pub instance: u64,
+    /// What it may keep, in bytes: its weight.
+    pub quota_bytes: u64,
+    /// 64 hexadecimal digits, drawn for this connection.
+    #[serde(default)]
+    pub nonce: String,
+    /// That it knows the token; see `token`.
+    #[serde(default)]
+    pub proof: Option<String>,
+}
+
+/// The other end does so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HelloAnswer {
+    /// [`WIRE`].
+    pub wire: u32,
+    /// Version of the binary, for people.
+    pub version: String,
+    /// The node.
+    pub node: u64,
+    /// See [`Hello::instance`].
+    pub instance: u64,
+    /// What it may keep, in bytes: its weight.
+    pub quota_bytes: u64,
+}
+
+/// The other end wants a proof first, and gives its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Challenge {
+    /// 64 hexadecimal digits, drawn for this connection and good for one proof.
+    pub nonce: String,
+    /// That it knows the token.
+    pub proof: String,
+}
+
+/// Why a request as a whole was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// One sentence with the way out.
+    pub message: String,
+}
+
+/// Which bytes of which objects.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadRequest {
+    /// True if somebody waits for them.
+    pub demand: bool,
+    /// Only what is complete at the other end: it is not to be fetched.
+    #[serde(default)]
+    pub only_cached: bool,
+    /// At most [`ITEMS_MAX`].
+    pub items: Vec<Item>,
+}
+
+/// Bytes of one version of one object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Item {
+    /// The id as the asking end computes it, in hexadecimal digits: the other must agree.
+    pub id: String,
+    /// The bucket.
+    pub source: u64,
+    /// The whole key.
+    pub key: String,
+    /// Size of the version in bytes.
+    pub size: u64,
+    /// Milliseconds since 1970.
+    pub modified_ms: i64,
+    /// The entity tag without quotes.
+    pub etag: Option<String>,
+    /// The first byte.
+    pub start: u64,
+    /// One past the last byte; at most [`ITEM_BYTES_MAX`] after the first.
+    pub end: u64,
+}
+
+impl Item {
+    /// Asks for `range` of `object`.
+    #[must_use]
+    pub fn new(object: &Object, id: &ObjectId, range: &Range<u64>) -> Self {
+        Self {
+            id: id.to_string(),
+            source: object.source.0,
+            key: object.key.to_string(),
+            size: object.version.size,
+            modified_ms: object.version.modified_ms,
+            etag: object.version.etag.text(),
+            start: range.start,
+            end: range.end,
+        }
+    }
+
+    /// What is asked for, checked: both ends mean the same version, and the range lies within it.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, in words.
+    pub fn read(self) -> Result<(Object, ObjectId, Range<u64>), String> {
+        let etag = self.etag.as_deref().map_or(ETag::Absent, ETag::parse);
+        let version = Version { size: self.size, modified_ms: self.modified_ms, etag };
+        let object = Object { source: SourceId(self.source), key: self.key.into(), version };
+        let id = object.id();
+        if id.to_string() != self.id {
+            return Err(format!("{}: its id is {id} here and {} there", object.key, self.id));
+        }
+        let range = self.start..self.end;
+        let is_within = range.start < range.end && range.end <= self.size;
+        if !is_within || ITEM_BYTES_MAX < range.end - range.start {
+            return Err(format!("{}: bytes {range:?} of {}", object.key, self.size));
+        }
+        Ok((object, id, range))
+    }
+}
+
+/// The priority of a request.
+#[must_use]
+pub fn priority(demand: bool) -> Priority {
+    if demand { Priority::Demand } else { Priority::Fill }
+}
+
+/// Why an object was not given. The asking end goes on to the next node or to the bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultKind {
+    /// Not here, and only what is here was asked for.
+    NotCached,
+    /// This node waits for the same object from another one: no circles.
+    Busy,
+    /// This node does not mount the bucket.
+    NotMounted,
+    /// Too many bytes are being served.
+    Full,
+    /// The bucket did not give it.
+    Bucket,
+    /// The item makes no sense here.
+    Refused,
+    /// Said by a newer version.
+    #[serde(other)]
+    Other,
+}
+
+/// What a fault frame carries.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ItemFault {
+    /// What to make of it.
+    pub kind: FaultKind,
+    /// For people.
+    pub message: String,
+}
+
+/// What a frame is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FrameKind {
+    /// The bytes asked for.
+    Bytes,
+    /// Nothing yet, but alive: one byte, 1 if the object is complete here and only the disk is waited
+    /// for, else 0.
+    Waiting,
+    /// An [`ItemFault`] as JSON.
+    Fault,
+}
+
+impl FrameKind {
+    fn code(self) -> u8 {
+        match self {
+            Self::Bytes => 1,
+            Self::Waiting => 2,
+            Self::Fault => 3,
+        }
+    }
+
+    fn of_code(code: u8) -> Option<Self> {
+        [Self::Bytes, Self::Waiting, Self::Fault].into_iter().find(|kind| kind.code() == code)
+    }
+}
+
+/// Bytes of a frame before what it carries.
+const HEAD_BYTES: usize = 1 + 4 + 4 + 4;
+
+/// The head of a frame that carries `payload`.
+#[must_use]
+pub fn head(kind: FrameKind, index: u32, payload: &[u8]) -> Bytes {
+    let mut head = BytesMut::with_capacity(HEAD_BYTES);
+    head.put_u8(kind.code());
+    head.put_u32_le(index);
+    head.put_u32_le(u32::try_from(payload.len()).expect("an item is at most a page"));
+    head.put_u32_le(crc32c::crc32c(payload));
+    head.freeze()
+}
+
+/// A frame as it arrived, its checksum compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// What it is about.
+    pub kind: FrameKind,
+    /// The object's place in the request.
+    pub index: u32,
+    /// What it carries.
+    pub payload: Bytes,
+}
+
+/// What arrived is no frame that was asked for: nothing of the connection is to be trusted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Garbage(pub String);
+
+#[derive(Debug, Clone, Copy)]
+struct Head {
+    kind: FrameKind,
+    index: u32,
+    length: usize,
+    crc: u32,
+}
+
+/// Cuts a stream of bytes into frames. What comes in one piece is not copied. Holds at most one frame
+/// beside the piece that came last.
+#[derive(Debug, Default)]
+pub struct Frames {
+    pieces: VecDeque<Bytes>,
+    buffered: usize,
+    head: Option<Head>,
+}
+
+impl Frames {
+    /// Takes what arrived.
+    pub fn push(&mut self, piece: Bytes) {
+        self.buffered += piece.len();
+        if !piece.is_empty() {
+            self.pieces.push_back(piece);
+        }
+    }
+
+    /// True between frames: a stream that ends here ends well.
+    #[must_use]
+    pub fn is_at_a_boundary(&self) -> bool {
+        self.head.is_none() && self.buffered == 0
+    }
+
+    /// The next whole frame; `None`: more must arrive first. `is_expected` says whether a frame of
+    /// this kind, index and length may come, before any of it is kept.
+    ///
+    /// # Errors
+    ///
+    /// [`Garbage`]: what came is none, was not expected, or fails its checksum.
+    pub fn next(
+        &mut self,
+        is_expected: impl Fn(FrameKind, u32, usize) -> bool,
+    ) -> Result<Option<Frame>, Garbage> {
+        if self.head.is_none() {
+            let Some(bytes) = self.take(HEAD_BYTES) else { return Ok(None) };
+            let number =
+                |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+            let kind = FrameKind::of_code(bytes[0])
+                .ok_or_else(|| Garbage(format!("a frame of unknown kind {}", bytes[0])))?;
+            let (index, length, crc) = (number(1), number(5) as usize, number(9));
+            if !is_expected(kind, index, length) {
+                let what = format!("a frame that nobody asked for: {kind:?} {index} of {length}");
+                return Err(Garbage(what));
+            }
+            self.head = Some(Head { kind, index, length, crc });
+        }
+        let Some(Head { kind, index, length, crc }) = self.head else { return Ok(None) };
+        let Some(payload) = self.take(length) else { return Ok(None) };
+        self.head = None;
+        if crc32c::crc32c(&payload) != crc {
+            return Err(Garbage(format!("the checksum of {length} bytes is wrong")));
+        }
+        Ok(Some(Frame { kind, index, payload }))
+    }
+
+    /// The next `length` bytes, if they are here.
+    fn take(&mut self, length: usize) -> Option<Bytes> {
+        if self.buffered < length {
+            return None;
+        }
+        self.buffered -= length;
+        let mut taken = BytesMut::new();
+        while let Some(first) = self.pieces.front_mut() {
+            let missing = length - taken.len();
+            if first.len() <= missing {
+                let whole = self.pieces.pop_front().expect("it is there");
+                if taken.is_empty() && whole.len() == length {
+                    return Some(whole);
+                }
+                taken.reserve(missing);
+                taken.extend_from_slice(&whole);
+            } else {
+                let part = first.split_to(missing);
+                if taken.is_empty() {
+                    return Some(part);
+                }
+                taken.extend_from_slice(&part);
+            }
+            if taken.len() == length {
+                break;
+            }
+        }
+        Some(taken.freeze())
+    }
+}
+
+/// Lower-case hexadecimal digits.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// 32 bytes from 64 hexadecimal digits.
+#[must_use]
+pub fn from_hex(text: &str) -> Option<[u8; 32]> {
+    let digits = text.as_bytes();
+    if digits.len() != 64 {
+        return None;
+    }
+    let mut bytes = [0; 32];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        let pair = std::str::from_utf8(pair).ok().filter(|pair| !pair.starts_with('+'))?;
+        *byte = u8::from_str_radix(pair, 16).ok()?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn object(etag: ETag) -> Object {
+        let version = Version { size: 10, modified_ms: -5, etag };
+        Object { source: SourceId(u64::MAX), key: "tr\"äin/\u{1}".into(), version }
+    }
+
+    fn sent(kind: FrameKind, index: u32, payload: &'static [u8]) -> Vec<u8> {
+        [&head(kind, index, payload)[..], payload].concat()
+    }
+
+    #[test]
+    fn an_item_survives_the_way_and_names_the_same_version() {
+        let md5 = "0123456789abcdef0123456789abcdef";
+        for etag in [ETag::Absent, ETag::parse(md5), ETag::parse("abc-2"), ETag::parse("W/\"x")] {
+            let object = object(etag);
+            let item = Item::new(&object, &object.id(), &(2..7));
+            let text = serde_json::to_vec(&item).unwrap();
+            let item: Item = serde_json::from_slice(&text).unwrap();
+            assert_eq!(item.read(), Ok((object.clone(), object.id(), 2..7)));
+        }
+    }
+
+    #[test]
+    fn an_item_of_another_version_or_beyond_the_object_is_refused() {
+        let object = object(ETag::parse("a"));
+        let good = Item::new(&object, &object.id(), &(0..10));
+        assert!(good.clone().read().is_ok());
+        let bad = [
+            Item { etag: Some("b".into()), ..good.clone() },
+            Item { size: 11, ..good.clone() },
+            Item { end: 11, ..good.clone() },
+            Item { start: 10, ..good.clone() },
+            Item { start: 11, end: 3, ..good.clone() },
+        ];
+        for item in bad {
+            assert!(item.clone().read().is_err(), "{item:?}");
+        }
+        let version = Version { size: 1 << 40, modified_ms: 0, etag: ETag::Absent };
+        let large = Object { version, ..object };
+        let item = Item::new(&large, &large.id(), &(0..ITEM_BYTES_MAX + 1));
+        assert!(item.read().is_err());
+    }
+
+    #[test]
+    fn a_stream_is_the_same_frames_however_it_is_cut() {
+        let stream = Bytes::from(
+            [
+                sent(FrameKind::Waiting, 0, b"\0"),
+                sent(FrameKind::Bytes, 3, b"hello, peer"),
+                sent(FrameKind::Fault, 1, b"{}"),
+                sent(FrameKind::Bytes, 2, b""),
+            ]
+            .concat(),
+        );
+        for step in [1, 2, 7, 13, 14, 1_000] {
+            let (mut frames, mut found) = (Frames::default(), Vec::new());
+            for piece in stream.chunks(step) {
+                frames.push(Bytes::copy_from_slice(piece));
+                while let Some(frame) = frames.next(|_, index, _| index < 4).unwrap() {
+                    found.push((frame.kind, frame.index, frame.payload.to_vec()));
+                }
+            }
+            assert!(frames.is_at_a_boundary());
+            assert_eq!(found.len(), 4);
+            assert_eq!(found[1], (FrameKind::Bytes, 3, b"hello, peer".to_vec()));
+            assert_eq!(found[2], (FrameKind::Fault, 1, b"{}".to_vec()));
+        }
+    }
+
+    #[test]
+    fn what_comes_in_one_piece_is_not_copied() {
+        let payload = Bytes::from_static(b"a whole object");
+        let mut frames = Frames::default();
+        frames.push(head(FrameKind::Bytes, 0, &payload));
+        frames.push(payload.clone());
+        let frame = frames.next(|_, _, _| true).unwrap().unwrap();
+        assert_eq!(frame.payload.as_ptr(), payload.as_ptr());
+    }
+
+    #[test]
+    fn garbage_is_found_before_it_is_kept() {
+        let next = |bytes: &[u8]| {
+            let mut frames = Frames::default();
+            frames.push(Bytes::copy_from_slice(bytes));
+            frames.next(|kind, index, length| kind == FrameKind::Bytes && index == 0 && length == 3)
+        };
+        let good = sent(FrameKind::Bytes, 0, b"abc");
+        assert!(next(&good).unwrap().is_some());
+        let mut flipped = good.clone();
+        *flipped.last_mut().unwrap() ^= 1;
+        for bad in [
+            flipped,
+            sent(FrameKind::Bytes, 1, b"abc"),
+            sent(FrameKind::Bytes, 0, b"ab"),
+            sent(FrameKind::Fault, 0, b"abc"),
+            b"HTTP/1.1 200 OK\r\n".to_vec(),
+            [&[1, 0, 0, 0, 0, 255, 255, 255, 255][..], &[0; 4]].concat(),
+        ] {
+            assert!(next(&bad).is_err(), "{bad:?}");
+        }
+        let mut cut = Frames::default();
+        cut.push(Bytes::copy_from_slice(&good[..good.len() - 1]));
+        assert_eq!(cut.next(|_, _, _| true), Ok(None));
+        assert!(!cut.is_at_a_boundary(), "a stream that ends here was cut");
+    }
+
+    #[test]
+    fn hexadecimal_digits_come_back() {
+        let bytes: [u8; 32] = std::array::from_fn(|at| at as u8 * 7 + 30);
+        assert_eq!(from_hex(&hex(&bytes)), Some(bytes));
+        let (short, signed, other) = ("ab", "+f".repeat(32), "zz".repeat(32));
+        for bad in [short, &signed, &other, &"é".repeat(32)] {
+            assert_eq!(from_hex(bad), None);
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! A node with a cache in memory over a shared bucket, and a peer that says what a test wants.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use feedline_cluster::wire::{HELLO_PATH, HelloAnswer, WIRE, WIRE_HEADER};
+use feedline_cluster::{
+    Cluster, ClusterConfig, ClusterParts, Entropy, Link, LocalCopies, NodeId, Token,
+};
+use feedline_model::{
+    BlockSource, CachedFile, Object, ObjectHolder, ObjectId, ObjectIndex, Priority, ReadError,
+    SourceId,
+};
+use feedline_testkit::{MemorySource, RealClock, object_bytes};
+use http::{Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+
+pub(crate) const SOURCE: SourceId = SourceId(7);
+
+/// How long anything may take before a test fails: generous, for a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A cache in memory that fetches each object once.
+#[derive(Debug)]
+pub(crate) struct MemoryCache {
+    next: Arc<dyn BlockSource>,
+    kept: Mutex<HashMap<ObjectId, Arc<tokio::sync::Mutex<Option<Bytes>>>>>,
+    complete: Mutex<HashMap<ObjectId, ()>>,
+    /// What it hands out is damaged, as by a bad disk or memory.
+    pub(crate) is_bad: AtomicBool,
+}
+
+#[async_trait]
+impl BlockSource for MemoryCache {
+    async fn read(
+        &self,
+        object: &Object,
+        range: Range<u64>,
+        priority: Priority,
+    ) -> Result<Bytes, ReadError> {
+        let id = object.id();
+        let slot = Arc::clone(self.kept.lock().entry(id).or_default());
+        let mut slot = slot.lock().await;
+        if slot.is_none() {
+            let whole = self.next.read(object, 0..object.version.size, priority).await?;
+            *slot = Some(whole);
+            self.complete.lock().insert(id, ());
+        }
+        let whole = slot.as_ref().unwrap();
+        let bytes = whole.slice(range.start as usize..range.end as usize);
+        if self.is_bad.load(Ordering::Relaxed) {
+            return Ok(bytes.slice(1..));
+        }
+        Ok(bytes)
+    }
+}
+
+impl ObjectIndex for MemoryCache {
+    fn open(&self, _: &Object) -> Option<CachedFile> {
+        None
+    }
+
+    fn contains(&self, id: &ObjectId) -> bool {
+        self.complete.lock().contains_key(id)
+    }
+
+    fn touch(&self, _: &ObjectId) {}
+
+    fn free_bytes(&self) -> u64 {
+        u64::MAX
+    }
+
+    fn set_holder(&self, _: Arc<dyn ObjectHolder>) {}
+}
+
+/// A node that has joined.
+pub(crate) struct Node {
+    pub(crate) cluster: Cluster,
+    pub(crate) cache: Arc<MemoryCache>,
+    pub(crate) link: Arc<Link>,
+}
+
+/// How a test's nodes are set up.
+#[derive(Clone)]
+pub(crate) struct Plan {
+    pub(crate) token: Option<&'static str>,
+    pub(crate) quota_bytes: u64,
+    pub(crate) local_copies: LocalCopies,
+    pub(crate) answer_max: Duration,
+    pub(crate) serve_bytes_max: u64,
+    /// Of the keys that are mounted.
+    pub(crate) prefix: &'static str,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            token: None,
+            quota_bytes: 1 << 30,
+            local_copies: LocalCopies::Auto,
+            answer_max: Duration::from_secs(40),
+            serve_bytes_max: 64 << 20,
+            prefix: "",
+        }
+    }
+}
+
+pub(crate) fn entropy() -> Entropy {
+    // Different for each call, which is all that these tests need.
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    Entropy::new(|bytes| {
+        for part in bytes.chunks_mut(8) {
+            let next = NEXT.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed).to_le_bytes();
+            part.copy_from_slice(&next[..part.len()]);
+        }
+    })
+}
+
+impl Plan {
+    /// Starts node `number` at `address`.
+    pub(crate) fn start(
+        &self,
+        number: u64,
+        address: SocketAddr,
+        peers: &[SocketAddr],
+        bucket: Arc<dyn BlockSource>,
+    ) -> Node {
+        let link = Link::new(bucket);
+        let cache = Arc::new(MemoryCache {
+            next: Arc::clone(&link) as _,
+            kept: Mutex::default(),
+            complete: Mutex::default(),
+            is_bad: AtomicBool::new(false),
+        });
+        let config = ClusterConfig {
+            node: NodeId(number),
+            instance: number * 1_000,
+            version: "test".into(),
+            quota_bytes: self.quota_bytes,
+            listen: address,
+            peers: peers.iter().map(ToString::to_string).collect(),
+            token: self.token.map(|token| Token::read(token.as_bytes()).unwrap()),
+            local_copies: self.local_copies,
+            serve_bytes_max: self.serve_bytes_max,
+            answer_max: self.answer_max,
+        };
+        let parts = ClusterParts {
+            blocks: Arc::clone(&cache) as _,
+            index: Arc::clone(&cache) as _,
+            mounted: vec![(SOURCE, "other/".into()), (SOURCE, self.prefix.into())],
+            clock: RealClock::shared(),
+            entropy: entropy(),
+            runtime: Handle::current(),
+        };
+        let cluster = Cluster::start(config, parts, Arc::clone(&link)).unwrap();
+        Node { cluster, cache, link }
+    }
+}
+
+impl Node {
+    pub(crate) async fn knows(&self, members: usize) {
+        eventually("all members to be known", || self.cluster.epoch().members().len() == members)
+            .await;
+    }
+
+    /// Reads through the node's cache, and compares.
+    pub(crate) async fn reads(&self, object: &Object, seed: u64) {
+        let size = object.version.size;
+        let read = self.cache.read(object, 0..size, Priority::Demand).await.unwrap();
+        assert!(read == object_bytes(seed, size), "wrong bytes of {}", object.key);
+    }
+}
+
+/// Addresses of this machine that nobody else has: a port that was free a moment ago may not be now,
+/// but all of 127.0.0.0/8 is ours.
+pub(crate) fn addresses<const N: usize>() -> [SocketAddr; N] {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let pid = u64::from(std::process::id());
+    std::array::from_fn(|_| {
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let parts = [16 + pid % 224, pid / 224 % 256, 1 + next % 250];
+        let [b, c, d] = parts.map(|part| u8::try_from(part).unwrap());
+        SocketAddr::from(([127, b, c, d], 20_000 + u16::try_from(next / 250).unwrap()))
+    })
+}
+
+/// Three nodes that know each other, over one bucket.
+pub(crate) async fn three(plan: &Plan) -> ([Node; 3], Arc<MemorySource>) {
+    let bucket = MemorySource::new(SOURCE);
+    let addresses = addresses::<3>();
+    let nodes = std::array::from_fn(|at| {
+        plan.start(at as u64 + 1, addresses[at], &addresses, Arc::clone(&bucket) as _)
+    });
+    for node in &nodes {
+        node.knows(3).await;
+    }
+    (nodes, bucket)
+}
+
+pub(crate) fn objects(bucket: &MemorySource, count: u64, size: u64) -> Vec<Object> {
+    (0..count).map(|seed| bucket.insert_seeded(&format!("o/{seed}"), seed, size)).collect()
+}
+
+#[expect(clippy::disallowed_methods, reason = "real time, for work on real sockets")]
+pub(crate) async fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let start = std::time::Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+pub(crate) fn whole(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).boxed_unsync()
+}
+
+/// What a peer of a test says to a read.
+pub(crate) type Says = Arc<dyn Fn() -> Response<Body> + Send + Sync>;
+
+/// A peer that greets like a node with nearly all of the weight, and answers reads as it is told.
+pub(crate) struct FakePeer {
+    pub(crate) address: SocketAddr,
+    pub(crate) reads: Arc<AtomicU64>,
+}
+
+impl FakePeer {
+    #[expect(clippy::disallowed_methods, reason = "a test owns its tasks")]
+    pub(crate) async fn start(wire: u32, says: Says) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let reads = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&reads);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (says, counted) = (Arc::clone(&says), Arc::clone(&counted));
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let (says, counted) = (Arc::clone(&says), Arc::clone(&counted));
+                    async move {
+                        let mut response = if request.uri().path() == HELLO_PATH {
+                            hello(wire)
+                        } else {
+                            counted.fetch_add(1, Ordering::Relaxed);
+                            says()
+                        };
+                        let headers = response.headers_mut();
+                        headers.entry(WIRE_HEADER).or_insert(wire.into());
+                        Ok::<_, Infallible>(response)
+                    }
+                });
+                tokio::spawn(
+                    hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                        .serve_connection(TokioIo::new(stream), service),
+                );
+            }
+        });
+        Self { address, reads }
+    }
+
+    pub(crate) fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
+    }
+}
+
+fn hello(wire: u32) -> Response<Body> {
+    let answer = HelloAnswer {
+        wire: WIRE,
+        version: "fake".into(),
+        node: 99,
+        instance: 99,
+        // Against a node's gigabyte: it owns everything.
+        quota_bytes: 1 << 62,
+    };
+    let _ = wire;
+    Response::new(whole(serde_json::to_vec(&answer).unwrap()))
+}

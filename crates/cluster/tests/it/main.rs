@@ -1,0 +1,9 @@
+//! Nodes on real sockets: over caches in memory, and against peers that lie, hang and die.
+
+#![expect(clippy::unwrap_used, reason = "a helper of a test may panic as the test itself may")]
+
+mod circles;
+mod common;
+mod hostile;
+mod nodes;
+mod trust;
