@@ -209,10 +209,77 @@ pub struct Status {
     /// What is fetched ahead of the reads.
     #[serde(default)]
     pub fill: FillStatus,
+    /// The nodes that share their caches; absent on a node that caches for itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterStatus>,
     /// Resident memory of the daemon, bytes.
     pub resident_bytes: u64,
     /// Inodes that the kernel holds.
     pub inodes: u64,
+}
+
+/// The cluster as one of its nodes sees it. Counters run since the mount.
+#[derive(Debug, Clone, Serialize, Deserialize, Default)]
+pub struct ClusterStatus {
+    /// This node's id.
+    pub node: String,
+    /// Where peers reach it.
+    pub address: String,
+    /// How many lists of members this node has seen.
+    pub epoch: u64,
+    /// Equal on nodes that know the same members and so place objects alike.
+    pub fingerprint: String,
+    /// Nodes known, this one included.
+    pub members: u64,
+    /// Their quotas together, in bytes.
+    pub quota_bytes: u64,
+    /// `auto`, `always` or `never`.
+    pub local_copies: String,
+    /// Objects and pages read from peers: requests that this node did not send to the bucket.
+    pub requests_saved: u64,
+    /// Their bytes.
+    pub bytes_from_peers: u64,
+    /// Of those requests, the ones answered by a node that owned the object before this one.
+    pub handed_over: u64,
+    /// Reads of what other nodes own that went to the bucket all the same.
+    pub fell_back: u64,
+    /// Objects and pages served to peers.
+    pub served: u64,
+    /// Their bytes.
+    pub bytes_to_peers: u64,
+    /// Objects and pages that peers asked for in vain.
+    pub refused: u64,
+    /// Each other node that was configured.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// Another node. Counters run since the mount.
+#[derive(Debug, Clone, Serialize, Deserialize, Default)]
+pub struct PeerStatus {
+    /// As configured.
+    pub address: String,
+    /// Its id, once it has answered.
+    pub node: Option<String>,
+    /// Its quota in bytes.
+    pub quota_bytes: u64,
+    /// `up`, `down` (passed by) or `unknown` (has not answered yet).
+    pub state: String,
+    /// What the matter was last, if it is not over.
+    pub trouble: Option<String>,
+    /// Mean time of an answer, in milliseconds; 0: none yet.
+    pub latency_ms: f64,
+    /// The 99th percentile of the last 256 answers, in milliseconds.
+    pub latency_ms_p99: f64,
+    /// Requests under way.
+    pub in_flight: u64,
+    /// Requests sent.
+    pub requests: u64,
+    /// Objects and pages that it gave.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// How often it was passed by, by reason.
+    pub passed_by: BTreeMap<String, u64>,
 }
 
 /// One bucket or prefix in the tree.

@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-use crate::api::Status;
+use crate::api::{ClusterStatus, PeerStatus, Status};
 
 /// The content type of the text format.
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -144,6 +144,51 @@ pub const METRICS: &[Metric] = &[
     gauge("feedline_fill_window", "", "Fetches ahead allowed under way now.", |s| {
         one(s.fill.window)
     }),
+    gauge("feedline_cluster_members", "", "Nodes that share their caches.", |s| {
+        of_cluster(s, |c| c.members)
+    }),
+    gauge("feedline_cluster_epoch", "", "Lists of members that this node has seen.", |s| {
+        of_cluster(s, |c| c.epoch)
+    }),
+    counter(
+        "feedline_cluster_requests_saved_total",
+        "",
+        "Objects and pages read from peers instead of the bucket.",
+        |s| of_cluster(s, |c| c.requests_saved),
+    ),
+    counter(
+        "feedline_cluster_fallbacks_total",
+        "",
+        "Reads of others' objects from the bucket.",
+        |s| of_cluster(s, |c| c.fell_back),
+    ),
+    counter("feedline_cluster_served_total", "", "Objects and pages served to peers.", |s| {
+        of_cluster(s, |c| c.served)
+    }),
+    counter("feedline_cluster_served_bytes_total", "bytes", "Bytes served to peers.", |s| {
+        of_cluster(s, |c| c.bytes_to_peers)
+    }),
+    counter("feedline_peer_read_bytes_total", "bytes", "Bytes read from each peer.", |s| {
+        by_peer(s, |p| p.bytes as f64)
+    }),
+    counter("feedline_peer_requests_total", "", "Requests sent to each peer.", |s| {
+        by_peer(s, |p| p.requests as f64)
+    }),
+    gauge("feedline_peer_up", "", "0 if the peer is passed by or unknown.", |s| {
+        by_peer(s, |p| f64::from(u8::from(p.state == "up")))
+    }),
+    gauge("feedline_peer_latency_seconds", "seconds", "Mean time of a peer's answers.", |s| {
+        by_peer(s, |p| p.latency_ms / 1000.0)
+    }),
+    counter("feedline_peer_passed_by_total", "", "Times a peer was passed by, by reason.", |s| {
+        let peers = s.cluster.iter().flat_map(|cluster| &cluster.peers);
+        let each = peers.flat_map(|peer| peer.passed_by.iter().map(move |by| (peer, by)));
+        let sample = |(peer, (reason, count)): (&PeerStatus, (&String, &u64))| {
+            let labels = vec![("peer", peer.address.clone()), ("reason", reason.clone())];
+            (labels, *count as f64)
+        };
+        each.map(sample).collect()
+    }),
     counter("feedline_opens_total", "", "Opens, by who serves the reads.", |s| {
         vec![
             (vec![("mode", "passthrough".into())], s.reads.passthrough_opens as f64),
@@ -174,6 +219,15 @@ fn labelled(label: &'static str, values: &std::collections::BTreeMap<String, u64
 
 fn by_dir(status: &Status, value: fn(&crate::api::CacheDirStatus) -> u64) -> Vec<Sample> {
     status.cache.iter().map(|dir| (vec![("dir", dir.dir.clone())], value(dir) as f64)).collect()
+}
+
+fn of_cluster(status: &Status, value: fn(&ClusterStatus) -> u64) -> Vec<Sample> {
+    status.cluster.iter().map(|cluster| (Vec::new(), value(cluster) as f64)).collect()
+}
+
+fn by_peer(status: &Status, value: fn(&PeerStatus) -> f64) -> Vec<Sample> {
+    let peers = status.cluster.iter().flat_map(|cluster| &cluster.peers);
+    peers.map(|peer| (vec![("peer", peer.address.clone())], value(peer))).collect()
 }
 
 /// The whole text. Cost: a few kilobytes of formatting, no lock, no IO.

@@ -1,7 +1,8 @@
 //! The chain of one read, nested here and nowhere else:
 //!
 //! ```text
-//! mount -> cache -> router -> store (retries, limit) -> bucket
+//! mount -> cache -> link -> router -> store (retries, limit) -> bucket
+//!   |       ^        '- peers, if the node belongs to a cluster; they are served by the cache
 //!   |       ^- fill, which the mount tells what is opened
 //!   \-> namespace -> store (LIST)
 //! ```
@@ -9,9 +10,10 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use feedline_cache::{Cache, CacheConfig, CacheDirConfig};
+use feedline_cluster::{Cluster, Link};
 use feedline_fill::{Fill, FillConfig, FillParts, Liveness};
 use feedline_model::{BlockSource, Clock, Lister, SourceId};
 use feedline_mount::{Capacity, CapacityProvider, Mount, MountHandle, MountParts};
@@ -55,6 +57,9 @@ pub(crate) struct Chain {
     pub(crate) cache: Arc<Cache>,
     pub(crate) namespace: Namespace,
     pub(crate) fill: Arc<Fill>,
+    pub(crate) link: Arc<Link>,
+    /// Set when the node has joined one.
+    pub(crate) cluster: OnceLock<Cluster>,
 }
 
 /// Opens and nests everything. Sends no request.
@@ -67,7 +72,9 @@ pub(crate) fn build(
     let (mounted, stores) = open_stores(config, environment, clock, tasks)?;
     let routes = stores.iter().map(|(id, store)| (*id, Arc::clone(store) as Arc<dyn BlockSource>));
     let router = Arc::new(Router::new(routes.collect()));
-    let cache = Cache::open(cache_config(config)?, router, Arc::clone(clock), tasks.clone())?;
+    let link = Link::new(router);
+    let next = Arc::clone(&link) as Arc<dyn BlockSource>;
+    let cache = Cache::open(cache_config(config)?, next, Arc::clone(clock), tasks.clone())?;
     let namespace = NamespaceConfig {
         mounts: mounted
             .iter()
@@ -88,7 +95,8 @@ pub(crate) fn build(
     };
     let namespace = Namespace::open(namespace, Arc::clone(clock), tasks.clone())?;
     let fill = start_fill(config, &cache, &namespace, clock, tasks);
-    Ok(Chain { mounted, stores, cache, namespace, fill })
+    let cluster = OnceLock::new();
+    Ok(Chain { mounted, stores, cache, namespace, fill, link, cluster })
 }
 
 /// The share of the requests in flight that fill may take: what the store's limit leaves it.

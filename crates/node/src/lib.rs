@@ -15,6 +15,7 @@
 mod admin;
 mod chain;
 pub mod clock;
+mod cluster;
 pub mod config;
 pub mod logging;
 pub mod paths;

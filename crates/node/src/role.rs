@@ -3,7 +3,8 @@
 //! # Order
 //!
 //! Start: chain, first listing (wrong credentials and missing buckets show here, before anything is
-//! mounted), admin socket, mount, registration. End: unmount, cache, listings, socket, registration.
+//! mounted), cluster, admin socket, mount, registration. End: unmount, cluster, cache, listings, socket,
+//! registration.
 //!
 //! # Invariants
 //!
@@ -28,6 +29,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use crate::admin::{NodeAdmin, State};
 use crate::chain::{self, Chain};
 use crate::clock::SystemClock;
+use crate::cluster;
 use crate::config::ResolvedConfig;
 use crate::pins::Pins;
 use crate::registry::{self, Registration, SOCKET};
@@ -73,6 +75,14 @@ pub enum StartError {
     /// The run directory cannot be written.
     #[error("{}: cannot be used as run directory (setting run_dir): {source}", dir.display())]
     RunDir { dir: PathBuf, source: io::Error },
+
+    /// The port for peers cannot be had.
+    #[error(transparent)]
+    Cluster(#[from] feedline_cluster::ClusterError),
+
+    /// The cluster's token cannot be read.
+    #[error("{}: cannot be used as token of the cluster (setting cluster_token_file): {why}", file.display())]
+    Token { file: PathBuf, why: String },
 
     /// The admin socket or the metrics address cannot be had.
     #[error(transparent)]
@@ -336,6 +346,10 @@ async fn unmount(
 
 /// Closes what keeps state: the next start then needs no verification and no LIST.
 async fn close(chain: &Chain) {
+    // First: peers go on without us, and none waits for a cache that is being closed.
+    if let Some(cluster) = chain.cluster.get() {
+        cluster.stop();
+    }
     chain.fill.stop().await;
     chain.cache.close().await;
     chain.namespace.close().await;
@@ -395,6 +409,7 @@ async fn mount_and_announce(
         signal = signals::next_of(signals) => return Err(StartError::Interrupted { signal }),
         listed = first_listing(admin.chain(), clock) => listed?,
     }
+    join_cluster(config, admin.chain(), clock, tasks).await?;
     let run_dir = |source| StartError::RunDir { dir: config.run_dir.clone(), source };
     let dir = registry::make_dir(&config.run_dir, &config.mountpoint).map_err(run_dir)?;
     let served = Arc::clone(admin) as Arc<dyn Admin>;
@@ -421,6 +436,19 @@ async fn mount_and_announce(
             Err(error)
         }
     }
+}
+
+/// Joins the cluster, if the node is told to: before the mount, so that no read misses the peers.
+async fn join_cluster(
+    config: &ResolvedConfig,
+    chain: &Chain,
+    clock: &Arc<dyn Clock>,
+    tasks: &Handle,
+) -> Result<(), StartError> {
+    let Some(settings) = &config.cluster else { return Ok(()) };
+    let cluster = cluster::join(config, settings, chain, &chain.link, clock, tasks).await?;
+    chain.cluster.set(cluster).expect("a node joins once");
+    Ok(())
 }
 
 /// Lists the root of each bucket, so that what is wrong shows before anything is mounted. Costs no

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use feedline_cluster::{LocalCopies, PeerState};
 use feedline_gateway::api::{
-    CacheDirStatus, DataSetStatus, FillStatus, MountedSource, NamespaceStatus, ReadStatus, Status,
+    CacheDirStatus, ClusterStatus, DataSetStatus, FillStatus, MountedSource, NamespaceStatus,
+    PeerStatus, ReadStatus, Status,
 };
 use feedline_store::{RetryCause, Verb};
 
@@ -26,6 +28,7 @@ pub(crate) fn of(node: &NodeAdmin) -> Status {
         resident_bytes: resident_bytes(),
         namespace: namespace(node),
         fill: fill(node),
+        cluster: cluster(node),
         ..Default::default()
     };
     store(node, &mut status);
@@ -130,6 +133,50 @@ fn fill(node: &NodeAdmin) -> FillStatus {
         pushed_bytes: fill.pushed_bytes,
         dropped: fill.dropped,
     }
+}
+
+fn cluster(node: &NodeAdmin) -> Option<ClusterStatus> {
+    let now = node.chain().cluster.get()?.status();
+    let settings = node.config().cluster.as_ref()?;
+    let peers = now.peers.into_iter().map(|peer| PeerStatus {
+        address: peer.address,
+        node: peer.node.map(|node| node.to_string()),
+        quota_bytes: peer.quota_bytes,
+        state: match peer.state {
+            PeerState::Up => "up".into(),
+            PeerState::Down => "down".into(),
+            PeerState::Unknown => "unknown".into(),
+        },
+        trouble: peer.trouble,
+        latency_ms: peer.mean_ms,
+        latency_ms_p99: peer.p99_ms,
+        in_flight: peer.in_flight,
+        requests: peer.requests,
+        objects: peer.objects,
+        bytes: peer.bytes,
+        passed_by: peer.passed.into_iter().map(|(by, count)| (by.label().into(), count)).collect(),
+    });
+    Some(ClusterStatus {
+        node: now.node.to_string(),
+        address: now.address.to_string(),
+        epoch: now.epoch,
+        fingerprint: format!("{:016x}", now.fingerprint),
+        members: now.members,
+        quota_bytes: now.quota_bytes,
+        local_copies: match settings.local_copies {
+            LocalCopies::Auto => "auto".into(),
+            LocalCopies::Always => "always".into(),
+            LocalCopies::Never => "never".into(),
+        },
+        requests_saved: now.from_peers,
+        bytes_from_peers: now.bytes_from_peers,
+        handed_over: now.handed_over,
+        fell_back: now.fell_back,
+        served: now.served,
+        bytes_to_peers: now.bytes_served,
+        refused: now.refused,
+        peers: peers.collect(),
+    })
 }
 
 /// Resident memory of this process; 0 if `/proc` is not there.

@@ -220,6 +220,10 @@ fn start_failure(error: &StartError) -> Failure {
         StartError::RunDir { .. } => {
             Failure::failed(error.to_string()).way_out("--run-dir DIR names another")
         }
+        StartError::Cluster(_) => Failure::failed(error.to_string())
+            .way_out("--listen IP:PORT names a port of this machine that nobody else has"),
+        StartError::Token { .. } => Failure::usage(error.to_string())
+            .way_out("`openssl rand -hex 32` makes one; every node needs the same"),
         StartError::Server(_)
         | StartError::Threads(_)
         | StartError::Signals(_)

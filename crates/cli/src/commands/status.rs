@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use feedline_node::api::{CacheDirStatus, DataSetStatus, FillStatus, Status};
+use feedline_node::api::{
+    CacheDirStatus, ClusterStatus, DataSetStatus, FillStatus, NamespaceStatus, PeerStatus, Status,
+};
 
 use crate::daemon::Daemon;
 use crate::failure::{Exit, Outcome};
@@ -82,6 +84,12 @@ fn write_status(out: &mut impl Write, status: &Status) -> io::Result<()> {
         writeln!(out)?;
         cache_table(&status.cache).write(out, "  ")?;
     }
+    if let Some(cluster) = &status.cluster
+        && !cluster.peers.is_empty()
+    {
+        writeln!(out)?;
+        peer_table(&cluster.peers).write(out, "  ")?;
+    }
     if !status.fill.data_sets.is_empty() {
         writeln!(out)?;
         data_set_table(&status.fill.data_sets).write(out, "  ")?;
@@ -147,16 +155,11 @@ fn facts(status: &Status) -> Table {
     if let Some(fill) = fill_fact(&status.fill) {
         row("fill", fill);
     }
+    if let Some(cluster) = &status.cluster {
+        cluster_facts(cluster).into_iter().for_each(|(name, value)| row(name, value));
+    }
     let tree = &status.namespace;
-    row(
-        "tree",
-        format!(
-            "{} directories with {} entries known, {} inodes in the kernel",
-            output::count(tree.directories),
-            output::count(tree.entries),
-            output::count(status.inodes)
-        ),
-    );
+    row("tree", tree_fact(tree, status.inodes));
     if !tree.hidden.is_empty() {
         row("hidden keys", counters(&tree.hidden));
     }
@@ -166,6 +169,15 @@ fn facts(status: &Status) -> Table {
 /// A choice, and why it is not the one asked for.
 fn with_reason(choice: &str, reason: Option<&str>) -> String {
     reason.map_or_else(|| choice.to_owned(), |why| format!("{choice} ({why})"))
+}
+
+fn tree_fact(tree: &NamespaceStatus, inodes: u64) -> String {
+    format!(
+        "{} directories with {} entries known, {} inodes in the kernel",
+        output::count(tree.directories),
+        output::count(tree.entries),
+        output::count(inodes)
+    )
 }
 
 /// What was fetched ahead and what was brought into the page cache, if anything was.
@@ -189,6 +201,59 @@ fn fill_fact(fill: &FillStatus) -> Option<String> {
     });
     let facts: Vec<String> = fetched.into_iter().chain(pushed).collect();
     (!facts.is_empty()).then(|| facts.join("; "))
+}
+
+/// The node among the others, and what passed between them.
+fn cluster_facts(cluster: &ClusterStatus) -> [(&'static str, String); 2] {
+    let members = format!(
+        "{} nodes with {} together, epoch {} ({}); this is {} at {}, local copies {}",
+        output::count(cluster.members),
+        output::bytes(cluster.quota_bytes),
+        cluster.epoch,
+        cluster.fingerprint,
+        cluster.node,
+        cluster.address,
+        cluster.local_copies,
+    );
+    let traffic = format!(
+        "{} requests saved ({} from peers), {} served ({}), {} fell back to the bucket",
+        output::count(cluster.requests_saved),
+        output::bytes(cluster.bytes_from_peers),
+        output::count(cluster.served),
+        output::bytes(cluster.bytes_to_peers),
+        output::count(cluster.fell_back),
+    );
+    [("cluster", members), ("peers", traffic)]
+}
+
+fn peer_table(peers: &[PeerStatus]) -> Table {
+    let mut table = Table::new(&[
+        "peer",
+        "state",
+        ">quota",
+        ">mean ms",
+        ">p99 ms",
+        ">in flight",
+        ">objects",
+        ">bytes",
+        "passed by",
+    ]);
+    for peer in peers {
+        let passed_by =
+            if peer.passed_by.is_empty() { String::new() } else { counters(&peer.passed_by) };
+        table.row([
+            peer.address.clone(),
+            with_reason(&peer.state, peer.trouble.as_deref()),
+            output::bytes(peer.quota_bytes),
+            format!("{:.1}", peer.latency_ms),
+            format!("{:.1}", peer.latency_ms_p99),
+            output::count(peer.in_flight),
+            output::count(peer.objects),
+            output::bytes(peer.bytes),
+            passed_by,
+        ]);
+    }
+    table
 }
 
 fn cache_table(dirs: &[CacheDirStatus]) -> Table {

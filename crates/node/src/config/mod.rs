@@ -8,6 +8,7 @@
 //! - No credential is a setting: they come from the standard chain of the cloud, and a URL that
 //!   holds one is refused without printing it.
 
+mod cluster;
 mod resolved;
 mod table;
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod tests;
 pub mod units;
 mod written;
 
+pub use cluster::{ClusterSettings, LocalCopies};
 pub use resolved::{
     CacheDir, Listing, LogFormat, MountConfig, OpenMode, PathStyle, ResolvedConfig, Transport,
 };

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use feedline_gateway::api::SettingInfo;
 
+use super::cluster::{self, ClusterSettings};
 use super::table::{self, CacheSize, Fill, SETTINGS, Value};
 use super::units;
 use super::written::{ConfigError, Merged, MountWritten, Origin};
@@ -117,6 +118,8 @@ pub struct ResolvedConfig {
     pub threads: usize,
     pub run_dir: PathBuf,
     pub metrics_listen: Option<SocketAddr>,
+    /// `None`: the node caches for itself.
+    pub cluster: Option<ClusterSettings>,
     pub log_format: LogFormat,
     pub log_level: String,
     /// Zero: off.
@@ -186,6 +189,7 @@ impl ResolvedConfig {
                 Some(Value::Address(address)) => Some(address),
                 _ => None,
             },
+            cluster: cluster::resolve(merged)?,
             log_format: match merged.text("log_format")?.as_str() {
                 "json" => LogFormat::Json,
                 _ => LogFormat::Human,
@@ -409,7 +413,7 @@ fn check_url(place: &str, url: &str) -> Result<(), ConfigError> {
 
 impl Merged {
     /// Where the operator wrote this setting, as they know it.
-    fn place(&self, name: &str) -> String {
+    pub(super) fn place(&self, name: &str) -> String {
         let setting = table::find(name).expect("a name of the table");
         match self.values.get(name).map(|written| &written.origin) {
             Some(Origin::Flag) if setting.positional => setting.value_name.to_owned(),
@@ -421,7 +425,7 @@ impl Merged {
     }
 
     /// The value in effect, read; `None` if nobody set it and the table has no default.
-    fn value(&self, name: &'static str) -> Result<Option<Value>, ConfigError> {
+    pub(super) fn value(&self, name: &'static str) -> Result<Option<Value>, ConfigError> {
         let setting = table::find(name).expect("a name of the table");
         let text = self.values.get(name).map_or(setting.default, |written| &written.text);
         // Empty text takes back what a weaker source says: the value is then computed.
@@ -453,7 +457,7 @@ impl Merged {
         }
     }
 
-    fn text(&self, name: &str) -> Result<String, ConfigError> {
+    pub(super) fn text(&self, name: &str) -> Result<String, ConfigError> {
         let setting = table::find(name).expect("a name of the table");
         match self.value(setting.name)? {
             Some(Value::Text(text)) => Ok(text),
@@ -461,7 +465,7 @@ impl Merged {
         }
     }
 
-    fn switch(&self, name: &'static str) -> Result<bool, ConfigError> {
+    pub(super) fn switch(&self, name: &'static str) -> Result<bool, ConfigError> {
         match self.value(name)? {
             Some(Value::Switch(value)) => Ok(value),
             other => unreachable!("{name} is a switch with a default, not {other:?}"),

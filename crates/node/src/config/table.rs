@@ -76,8 +76,10 @@ pub enum Kind {
     Text,
     /// An octal file mode mask.
     Octal,
-    /// `HOST:PORT`.
+    /// `IP:PORT`.
     Address,
+    /// Comma-separated `HOST:PORT`.
+    Peers,
     /// `on`, `off`, or comma-separated patterns of paths.
     Fill,
     /// Comma-separated `DIR:SIZE`, where a size may also be a percentage of the file system.
@@ -95,6 +97,7 @@ pub(super) enum Value {
     Address(SocketAddr),
     CacheDirs(Vec<(PathBuf, CacheSize)>),
     Fill(Fill),
+    Peers(Vec<String>),
 }
 
 /// What is fetched ahead.
@@ -156,6 +159,7 @@ impl Kind {
                 .parse()
                 .map(Value::Address)
                 .map_err(|_| "is no address: write IP:PORT, such as 127.0.0.1:9464".into()),
+            Self::Peers => read_peers(text).map(Value::Peers),
             Self::Fill => read_fill(text).map(Value::Fill),
             Self::CacheDirs => read_cache_dirs(text).map(Value::CacheDirs),
         }
@@ -180,6 +184,25 @@ fn within<T: PartialOrd>(
 fn absolute(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
     if path.is_absolute() { Ok(path) } else { Err("is no absolute path".into()) }
+}
+
+fn read_peers(text: &str) -> Result<Vec<String>, String> {
+    let mut peers: Vec<String> = Vec::new();
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let parts = part.rsplit_once(':');
+        let is_address = parts.is_some_and(|(host, port)| {
+            !host.is_empty()
+                && !host.contains('/')
+                && port.parse::<u16>().is_ok_and(|port| 0 < port)
+        });
+        if !is_address {
+            return Err(format!("needs HOST:PORT of each node; {part:?} is none"));
+        }
+        if !peers.iter().any(|other| other == part) {
+            peers.push(part.to_owned());
+        }
+    }
+    Ok(peers)
 }
 
 fn read_fill(text: &str) -> Result<Fill, String> {
@@ -391,6 +414,42 @@ pub const SETTINGS: &[Setting] = &[
         "true",
         Kind::Switch,
         "Recognise the order in which a job's processes read; fetch and read ahead in that order",
+    ),
+    setting(
+        "listen",
+        "IP:PORT",
+        "",
+        Kind::Address,
+        "Share the cache with other nodes: where they reach this one; beyond this machine only with \
+         cluster_token_file or insecure",
+    ),
+    setting(
+        "peers",
+        "HOST:PORT,…",
+        "",
+        Kind::Peers,
+        "The addresses of all nodes that share the cache, the same list on each; this node finds itself in it",
+    ),
+    setting(
+        "local_copies",
+        "WHEN",
+        "auto",
+        Kind::Choice(&["auto", "always", "never"]),
+        "Keep what other nodes own here as well; auto: as long as nothing of this node's own needs the space",
+    ),
+    setting(
+        "cluster_token_file",
+        "FILE",
+        "",
+        Kind::Path,
+        "A file with a secret of 32 bytes or more that all nodes share: only who knows it is let in",
+    ),
+    setting(
+        "insecure",
+        "BOOL",
+        "false",
+        Kind::Switch,
+        "Let listen be reached from other machines without cluster_token_file: anybody there can read the bucket",
     ),
     setting(
         "uid",

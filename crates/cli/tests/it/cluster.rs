@@ -1,0 +1,253 @@
+//! Three real daemons with a cache and a mount each, that share what they fetch.
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::hints::put_set;
+use crate::sandbox::{Sandbox, content, signal, wait_until};
+
+const FILES: usize = 150;
+const NODES: usize = 3;
+
+/// Three nodes of one sandbox.
+struct Cluster<'a> {
+    sandbox: &'a Sandbox,
+    names: Vec<String>,
+    /// Of each file, in bytes.
+    size: usize,
+}
+
+impl<'a> Cluster<'a> {
+    /// Starts all three, and waits until each knows the others.
+    fn start(sandbox: &'a Sandbox, test: usize, flags: &[&str]) -> Self {
+        Self::of_size(sandbox, test, 20_000, "512MiB", flags)
+    }
+
+    /// The same with files of this size in caches of that size.
+    fn of_size(
+        sandbox: &'a Sandbox,
+        test: usize,
+        size: usize,
+        quota: &str,
+        flags: &[&str],
+    ) -> Self {
+        let names = put_set(sandbox, FILES, size);
+        let cluster = Self { sandbox, names, size };
+        let peers: Vec<_> = (0..NODES).map(|node| address(test, node)).collect();
+        let peers = peers.join(",");
+        for node in 0..NODES {
+            let mnt = cluster.mnt(node);
+            fs::create_dir(&mnt).unwrap();
+            let cache = format!("{}:{quota}", sandbox.path(&format!("cache-{node}")).display());
+            let own = address(test, node);
+            let (mnt, own) = (mnt.to_str().unwrap(), own.as_str());
+            let args =
+                ["mount", "s3://b", mnt, "--cache", &cache, "--listen", own, "--peers", &peers];
+            sandbox.run(&[&args[..], flags].concat()).ok();
+        }
+        for node in 0..NODES {
+            wait_until("all nodes to know each other", || {
+                cluster.status(node)["cluster"]["members"] == NODES
+            });
+        }
+        cluster
+    }
+
+    fn mnt(&self, node: usize) -> PathBuf {
+        self.sandbox.path(&format!("mnt-{node}"))
+    }
+
+    fn status(&self, node: usize) -> Value {
+        let mnt = self.mnt(node);
+        self.sandbox.run(&["status", "--json", mnt.to_str().unwrap()]).json()
+    }
+
+    /// Reads `part` of the files through one node in an order of its own, two at a time.
+    fn read(&self, node: usize, epoch: usize, part: std::ops::Range<usize>) {
+        let step = [7, 11, 13, 17, 19, 23, 29, 31, 37][node * 3 + epoch % 3];
+        let next = AtomicUsize::new(part.start);
+        let reader = || {
+            loop {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                if part.end <= at {
+                    return;
+                }
+                let name = &self.names[(at * step + epoch * 41) % FILES];
+                let read = fs::read(self.mnt(node).join("set").join(name));
+                let read = read.unwrap_or_else(|error| panic!("node {node}, {name}: {error}"));
+                assert!(read == content(&format!("set/{name}"), self.size), "{name}: wrong bytes");
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(reader);
+            scope.spawn(reader);
+        });
+    }
+
+    /// All files through these nodes at once.
+    fn read_on(&self, nodes: std::ops::Range<usize>, epoch: usize, part: std::ops::Range<usize>) {
+        std::thread::scope(|scope| {
+            for node in nodes {
+                let part = part.clone();
+                scope.spawn(move || self.read(node, epoch, part));
+            }
+        });
+    }
+
+    /// Reads of others' objects that went to the bucket: none, unless this machine stood still for
+    /// seconds. Each may be a GET more, and none is without being counted.
+    fn fell_back(&self, nodes: std::ops::Range<usize>) -> u64 {
+        let of = |node| self.status(node)["cluster"]["fell_back"].as_u64().unwrap();
+        nodes.map(of).sum()
+    }
+
+    fn umount(&self, node: usize) {
+        self.sandbox.run(&["umount", self.mnt(node).to_str().unwrap()]).ok();
+    }
+}
+
+/// Of this test process and this test alone: all of 127.0.0.0/8 is this machine.
+fn address(test: usize, node: usize) -> String {
+    let pid = std::process::id() as usize;
+    format!("127.{}.{}.{}:7001", 16 + pid % 224, pid / 224 % 256, 1 + test * NODES + node)
+}
+
+#[test]
+fn three_nodes_fetch_each_file_once_in_three_epochs() {
+    let sandbox = Sandbox::with(|builder| builder.latency_ms(5));
+    let cluster = Cluster::start(&sandbox, 0, &[]);
+    for epoch in 0..3 {
+        cluster.read_on(0..NODES, epoch, 0..FILES);
+    }
+    let gets = sandbox.sim.stats().get;
+    let fell_back = cluster.fell_back(0..NODES);
+    assert!(gets >= FILES as u64 && gets <= FILES as u64 + fell_back, "{gets} GETs, {fell_back}");
+    assert!(fell_back < FILES as u64 / 10, "{fell_back} reads fell back");
+    let status: Vec<_> = (0..NODES).map(|node| cluster.status(node)["cluster"].clone()).collect();
+    for one in &status {
+        assert!(0 < one["requests_saved"].as_u64().unwrap(), "{one:#}");
+        assert!(0 < one["served"].as_u64().unwrap(), "{one:#}");
+        assert_eq!(one["fingerprint"], status[0]["fingerprint"]);
+        assert_eq!(one["peers"].as_array().unwrap().len(), NODES - 1, "not itself: {one:#}");
+    }
+    let shown = sandbox.run(&["status", cluster.mnt(0).to_str().unwrap()]).ok();
+    assert!(shown.contains("3 nodes") && shown.contains("requests saved"), "{shown}");
+    // Copies were kept: another epoch needs nobody.
+    let served = |node: usize| cluster.status(node)["cluster"]["served"].as_u64().unwrap();
+    let before: u64 = (0..NODES).map(served).sum();
+    cluster.read_on(0..NODES, 3, 0..FILES);
+    assert_eq!((0..NODES).map(served).sum::<u64>(), before);
+    assert_eq!(sandbox.sim.stats().get, gets);
+    (0..NODES).for_each(|node| cluster.umount(node));
+    sandbox.assert_gone();
+}
+
+#[test]
+fn a_node_killed_in_mid_epoch_costs_requests_and_nothing_else() {
+    let sandbox = Sandbox::with(|builder| builder.latency_ms(5));
+    // Without fill the epoch is where the readers are.
+    let cluster = Cluster::start(&sandbox, 1, &["--fill", "off"]);
+    let third = i32::try_from(cluster.status(2)["pid"].as_i64().unwrap()).unwrap();
+    cluster.read_on(0..NODES, 0, 0..FILES / 3);
+    std::thread::scope(|scope| {
+        scope.spawn(|| cluster.read_on(0..2, 0, FILES / 3..FILES));
+        scope.spawn(|| signal(third, Signal::KILL));
+    });
+    cluster.read_on(0..2, 1, 0..FILES);
+    let gets = sandbox.sim.gets_by_key();
+    let files = gets.iter().filter(|(key, _)| key.contains("set/"));
+    let extra: Vec<_> = files.filter(|(_, count)| **count > 1).collect();
+    // What the dead one owned, a third; half leaves room for how the ids fall.
+    assert!(extra.len() <= FILES / 2, "{} files were fetched again", extra.len());
+    let seen = cluster.status(0)["cluster"].clone();
+    let down = seen["peers"].as_array().unwrap().iter().filter(|peer| peer["state"] == "down");
+    assert_eq!(down.count(), 1, "{seen:#}");
+    assert_eq!(seen["members"], NODES, "it stays a member: {seen:#}");
+    (0..2).for_each(|node| cluster.umount(node));
+    // The watchdog clears the mount of the dead one.
+    sandbox.assert_gone();
+}
+
+#[test]
+fn a_node_that_hangs_is_waited_for_once_and_asked_again_when_it_is_back() {
+    let sandbox = Sandbox::new();
+    let token = sandbox.path("token");
+    fs::write(&token, "0123456789abcdef0123456789abcdef\n").unwrap();
+    let token = token.to_str().unwrap();
+    // The reads show who is asked: nothing is fetched ahead of them.
+    let flags = ["--cluster-token-file", token, "--fill", "off"];
+    let cluster = Cluster::start(&sandbox, 2, &flags);
+    let third = i32::try_from(cluster.status(2)["pid"].as_i64().unwrap()).unwrap();
+    let state = |node: usize| {
+        let peers = cluster.status(node)["cluster"]["peers"].as_array().unwrap().clone();
+        let peer = peers.into_iter().find(|peer| peer["address"] == address(2, 2)).unwrap();
+        peer["state"].as_str().unwrap().to_owned()
+    };
+    cluster.read_on(0..2, 0, 0..FILES / 3);
+    signal(third, Signal::STOP);
+    let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        cluster.read_on(0..2, 0, FILES / 3..FILES);
+        wait_until("the one that hangs to be passed by", || state(0) == "down");
+    }));
+    // Whatever happened: a stopped process cannot be ended cleanly.
+    signal(third, Signal::CONT);
+    read.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    wait_until("the one that hung to be asked again", || state(0) == "up" && state(1) == "up");
+    cluster.read_on(0..NODES, 1, 0..FILES);
+    (0..NODES).for_each(|node| cluster.umount(node));
+    sandbox.assert_gone();
+}
+
+#[test]
+fn without_local_copies_the_caches_hold_each_file_once() {
+    let sandbox = Sandbox::new();
+    let cluster = Cluster::start(&sandbox, 3, &["--local-copies", "never", "--fill", "off"]);
+    cluster.read_on(0..NODES, 0, 0..FILES);
+    let objects = |node: usize| cluster.status(node)["cache"][0]["objects"].as_u64().unwrap();
+    wait_until("every file to be on disk once", || {
+        (0..NODES).map(objects).sum::<u64>() == FILES as u64
+    });
+    assert!((0..NODES).all(|node| 0 < objects(node) && objects(node) < FILES as u64 / 2 + 10));
+    cluster.read_on(0..NODES, 1, 0..FILES);
+    let (gets, fell_back) = (sandbox.sim.stats().get, cluster.fell_back(0..NODES));
+    assert!(gets <= FILES as u64 + fell_back && fell_back < 30, "{gets} GETs, {fell_back}");
+    assert_eq!((0..NODES).map(objects).sum::<u64>(), FILES as u64);
+    (0..NODES).for_each(|node| cluster.umount(node));
+    sandbox.assert_gone();
+}
+
+#[test]
+fn a_data_set_larger_than_any_cache_is_in_all_of_them_together() {
+    let sandbox = Sandbox::new();
+    // 120 MB in three caches of 64 MiB: each owns a third, and has room for a few copies.
+    let cluster = Cluster::of_size(&sandbox, 4, 800_000, "64MiB", &[]);
+    cluster.read_on(0..NODES, 0, 0..FILES);
+    let first = sandbox.sim.stats().get;
+    cluster.read_on(0..NODES, 1, 0..FILES);
+    let again = sandbox.sim.stats().get - first;
+    let fell_back = cluster.fell_back(0..NODES);
+    assert!(again <= 2 + fell_back, "{again} of {FILES} files were fetched again, {fell_back}");
+    (0..NODES).for_each(|node| cluster.umount(node));
+    sandbox.assert_gone();
+}
+
+#[test]
+fn a_port_that_others_can_reach_is_refused_without_a_token() {
+    let sandbox = Sandbox::new();
+    let mount = |flags: &[&str]| {
+        let args = [&["mount", "s3://b", sandbox.mnt_str()][..], flags].concat();
+        sandbox.run(&args)
+    };
+    let open = ["--listen", "0.0.0.0:7001"];
+    mount(&open).fails(2, &["--listen", "cluster_token_file", "insecure"]);
+    mount(&["--peers", "127.0.0.1:7001"]).fails(2, &["peers", "needs listen"]);
+    let absent = sandbox.path("absent");
+    let absent = absent.to_str().unwrap();
+    let ran = mount(&["--listen", "127.0.0.1:7001", "--cluster-token-file", absent]);
+    ran.fails(2, &["absent", "cluster_token_file", "every node needs the same"]);
+    assert!(!sandbox.is_mounted());
+}

@@ -1,0 +1,132 @@
+//! How a node joins its cluster: who it is, what it must know, and the link that asks the others.
+
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+
+use feedline_cluster::{Cluster, ClusterConfig, ClusterParts, Entropy, Link, NodeId, Token};
+use feedline_model::Clock;
+use tokio::runtime::Handle;
+
+use crate::chain::{self, Chain};
+use crate::config::{ClusterSettings, ResolvedConfig};
+use crate::role::StartError;
+
+/// The share of the buffer that may be on its way to peers: as much again as fetches may take would
+/// double what the operator set.
+const SERVE_SHARE: u64 = 2;
+
+/// Joins, and waits a moment for the others to answer.
+pub(crate) async fn join(
+    config: &ResolvedConfig,
+    settings: &ClusterSettings,
+    chain: &Chain,
+    link: &Arc<Link>,
+    clock: &Arc<dyn Clock>,
+    tasks: &Handle,
+) -> Result<Cluster, StartError> {
+    let entropy = Entropy::new(random);
+    let quota_bytes = chain.cache.stats().dirs.iter().map(|dir| dir.quota_bytes).sum();
+    let cluster = ClusterConfig {
+        node: node_id(&chain::state_dir(config)?)?,
+        instance: random_number(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        quota_bytes,
+        listen: settings.listen,
+        peers: settings.peers.clone(),
+        token: settings.token_file.as_deref().map(read_token).transpose()?,
+        local_copies: settings.local_copies,
+        serve_bytes_max: config.buffer_bytes / SERVE_SHARE,
+        // As long as the owner itself tries before it gives up.
+        answer_max: config.retry_budget + config.request_timeout,
+    };
+    let parts = ClusterParts {
+        blocks: Arc::clone(&chain.cache) as _,
+        index: Arc::clone(&chain.cache) as _,
+        mounted: chain.mounted.iter().map(|it| (it.source, it.prefix.clone())).collect(),
+        clock: Arc::clone(clock),
+        entropy,
+        runtime: tasks.clone(),
+    };
+    chain.cache.set_ownership(Arc::clone(link) as _);
+    let cluster = Cluster::start(cluster, parts, Arc::clone(link))?;
+    cluster.settle().await;
+    Ok(cluster)
+}
+
+fn read_token(file: &Path) -> Result<Token, StartError> {
+    let failed = |why: String| StartError::Token { file: file.to_owned(), why };
+    let text = fs::read(file).map_err(|error| failed(error.to_string()))?;
+    Token::read(&text).map_err(failed)
+}
+
+/// The node's id: drawn once, then kept beside the objects that it says whose they are.
+fn node_id(state_dir: &Path) -> Result<NodeId, StartError> {
+    let file = state_dir.join("node-id");
+    let failed = |source| StartError::CacheDir { dir: file.clone(), source };
+    match fs::read_to_string(&file) {
+        Ok(text) => {
+            if let Ok(id) = u64::from_str_radix(text.trim(), 16) {
+                return Ok(NodeId(id));
+            }
+            // Cut short by a crash: as good as none.
+            tracing::warn!(file = %file.display(), "holds no node id; a new one is drawn");
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let id = NodeId(random_number());
+    let new = state_dir.join("node-id.new");
+    let write = || {
+        let mut out = fs::File::create(&new)?;
+        writeln!(out, "{id}")?;
+        out.sync_all()?;
+        fs::rename(&new, &file)
+    };
+    write().map_err(failed)?;
+    Ok(id)
+}
+
+fn random_number() -> u64 {
+    let mut bytes = [0; 8];
+    random(&mut bytes);
+    u64::from_le_bytes(bytes)
+}
+
+/// Bytes from the kernel, good enough for secrets.
+fn random(bytes: &mut [u8]) {
+    let read = fs::File::open("/dev/urandom").and_then(|mut source| source.read_exact(bytes));
+    read.expect("every Linux has /dev/urandom, and it never ends");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_keeps_its_id_and_draws_another_only_if_it_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let other = tempfile::tempdir().unwrap();
+        let id = node_id(dir.path()).unwrap();
+        assert_eq!(node_id(dir.path()).unwrap(), id);
+        assert_ne!(node_id(other.path()).unwrap(), id);
+        fs::write(dir.path().join("node-id"), "").unwrap();
+        let drawn = node_id(dir.path()).unwrap();
+        assert_ne!(drawn, id);
+        assert_eq!(node_id(dir.path()).unwrap(), drawn);
+    }
+
+    #[test]
+    fn a_token_that_cannot_be_read_is_named_with_the_reason() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("token");
+        let said = read_token(&file).unwrap_err().to_string();
+        assert!(said.contains("token") && said.contains("No such file"), "{said}");
+        fs::write(&file, "short").unwrap();
+        let said = read_token(&file).unwrap_err().to_string();
+        assert!(said.contains("at least 32"), "{said}");
+        fs::write(&file, "0123456789abcdef0123456789abcdef\n").unwrap();
+        assert!(read_token(&file).is_ok());
+    }
+}

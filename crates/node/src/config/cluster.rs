@@ -1,0 +1,90 @@
+//! The settings of a cluster, and what must hold between them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+pub use feedline_cluster::LocalCopies;
+
+use super::table::Value;
+use super::written::{ConfigError, Merged};
+
+/// What a node of a cluster is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterSettings {
+    /// Where the others reach this node.
+    pub listen: SocketAddr,
+    /// Every node, this one included.
+    pub peers: Vec<String>,
+    /// Whether what others own is kept here.
+    pub local_copies: LocalCopies,
+    /// The file that holds the secret of the cluster.
+    pub token_file: Option<PathBuf>,
+}
+
+/// `None`: no cluster.
+pub(super) fn resolve(merged: &Merged) -> Result<Option<ClusterSettings>, ConfigError> {
+    let peers = match merged.value("peers")? {
+        Some(Value::Peers(peers)) => peers,
+        _ => Vec::new(),
+    };
+    let Some(Value::Address(listen)) = merged.value("listen")? else {
+        if peers.is_empty() {
+            return Ok(None);
+        }
+        let why = "needs listen as well: where the others reach this node";
+        return Err(ConfigError::new("peers", why));
+    };
+    let token_file = merged.path("cluster_token_file")?;
+    let is_open = token_file.is_none() && !merged.switch("insecure")?;
+    if is_open && !listen.ip().is_loopback() {
+        let why = format!(
+            "{listen} can be reached from other machines: give cluster_token_file, or insecure if all \
+             who can reach it may read the bucket"
+        );
+        return Err(ConfigError::new(merged.place("listen"), why));
+    }
+    let local_copies = match merged.text("local_copies")?.as_str() {
+        "always" => LocalCopies::Always,
+        "never" => LocalCopies::Never,
+        _ => LocalCopies::Auto,
+    };
+    Ok(Some(ClusterSettings { listen, peers, local_copies, token_file }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Inputs, Merged, ResolvedConfig};
+    use super::*;
+
+    fn resolve(more: &[(&str, &str)]) -> Result<Option<ClusterSettings>, String> {
+        let base = [("source", "s3://b"), ("mountpoint", "/mnt/data")];
+        let flags =
+            base.iter().chain(more).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let inputs = Inputs { flags: flags.collect(), ..Inputs::default() };
+        let config = ResolvedConfig::resolve(&Merged::load(&inputs).unwrap());
+        config.map(|config| config.cluster).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_node_is_alone_unless_it_is_told_where_to_listen() {
+        assert_eq!(resolve(&[]), Ok(None));
+        let both = [("listen", "127.0.0.1:7001"), ("peers", "a:1, 127.0.0.1:7001,a:1,")];
+        let settings = resolve(&both).unwrap().unwrap();
+        assert_eq!(settings.peers, ["a:1", "127.0.0.1:7001"]);
+        assert_eq!(settings.local_copies, LocalCopies::Auto);
+        assert_eq!(settings.listen.port(), 7001);
+    }
+
+    #[test]
+    fn a_port_that_others_can_reach_needs_a_token_or_the_operators_word() {
+        let open = ("listen", "0.0.0.0:7001");
+        let refused = resolve(&[open]).unwrap_err();
+        assert!(refused.starts_with("--listen: 0.0.0.0:7001 can be reached"), "{refused}");
+        assert!(refused.contains("cluster_token_file") && refused.contains("insecure"));
+        assert!(resolve(&[open, ("insecure", "true")]).is_ok());
+        assert!(resolve(&[open, ("cluster_token_file", "/etc/token")]).is_ok());
+        for here in ["127.0.0.1:1", "127.8.9.1:1", "[::1]:1"] {
+            assert!(resolve(&[("listen", here)]).is_ok(), "{here}");
+        }
+    }
+}
