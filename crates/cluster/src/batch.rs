@@ -33,8 +33,6 @@ impl Link {
     /// owners side by side. `took` gets the place and the bytes of each as it comes. Returns the places of
     /// those that did not come, in no order: what this node owns, what nobody gave. They are to be
     /// [read](feedline_model::BlockSource::read) one by one.
-    ///
-    /// Cost: a tenth of single reads for objects of 10 KiB, in requests.
     pub async fn read_many(
         &self,
         wanted: &[(Object, Range<u64>)],

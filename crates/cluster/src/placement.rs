@@ -71,7 +71,8 @@ fn score(id: &ObjectId, candidate: &Weighted) -> f64 {
     -weight / uniform.ln()
 }
 
-/// The node that owns the object; `None` only without nodes. Cost: about 20 ns a node, no allocation.
+/// The node that owns the object; `None` only without nodes. Cost: about 30 ns a node (a 2-core VM;
+/// 70 while it was busy), no allocation.
 #[must_use]
 pub fn owner(id: &ObjectId, nodes: &[Weighted]) -> Option<NodeId> {
     owner_among(id, nodes, |_| true)
@@ -90,7 +91,8 @@ pub fn owner_among(
     highest.map(|(_, node)| node)
 }
 
-/// All nodes in the order in which they are to be asked for the object, its owner first. Cost: a sort.
+/// All nodes in the order in which they are to be asked for the object, its owner first. Cost: about
+/// 80 ns a node, one allocation.
 #[must_use]
 pub fn candidates(id: &ObjectId, nodes: &[Weighted]) -> Vec<NodeId> {
     let mut scored: Vec<_> = nodes.iter().map(|it| (score(id, it), it.node)).collect();
