@@ -15,8 +15,8 @@ use feedline_cluster::{
     Cluster, ClusterConfig, ClusterParts, Entropy, Link, LocalCopies, NodeId, Token,
 };
 use feedline_model::{
-    BlockSource, CachedFile, Object, ObjectHolder, ObjectId, ObjectIndex, Priority, ReadError,
-    SourceId,
+    BlockSource, CachedFile, Object, ObjectHolder, ObjectId, ObjectIndex, Priority, Push,
+    ReadError, Residence, SourceId,
 };
 use feedline_testkit::{MemorySource, RealClock, object_bytes};
 use http::{Request, Response};
@@ -78,6 +78,10 @@ impl ObjectIndex for MemoryCache {
     }
 
     fn touch(&self, _: &ObjectId) {}
+
+    fn push(&self, _: &Object, _: Push) -> Residence {
+        Residence::Unknown
+    }
 
     fn free_bytes(&self) -> u64 {
         u64::MAX
