@@ -14,6 +14,7 @@
 
 pub mod bench;
 pub mod caches;
+pub mod cgroup;
 pub mod compare;
 pub mod dataset;
 pub mod evict;

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use crate::sandbox::{Sandbox, content, signal, wait_until, wait_within};
 
 /// Puts `count` objects of `size` bytes into ten folders; their keys.
-fn fill(sandbox: &Sandbox, count: usize, size: usize) -> Vec<String> {
+pub(crate) fn fill(sandbox: &Sandbox, count: usize, size: usize) -> Vec<String> {
     let keys = (0..count).map(|index| format!("epoch/{:02}/{index:05}.jpg", index % 10));
     let keys: Vec<String> = keys.collect();
     for key in &keys {
@@ -20,7 +20,7 @@ fn fill(sandbox: &Sandbox, count: usize, size: usize) -> Vec<String> {
 }
 
 #[track_caller]
-fn read_right(sandbox: &Sandbox, key: &str, size: usize) {
+pub(crate) fn read_right(sandbox: &Sandbox, key: &str, size: usize) {
     assert!(sandbox.read(key).unwrap() == content(key, size), "{key} has wrong bytes");
 }
 

@@ -14,6 +14,7 @@ mod hard;
 mod hints;
 mod lifecycle;
 mod loaders;
+mod memory;
 mod mount_helper;
 mod names;
 mod plain;
