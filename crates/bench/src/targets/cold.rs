@@ -22,7 +22,7 @@ use crate::caches::drop_caches;
 use crate::http::{Fetch, objects};
 use crate::loaders::{Job, Loader, Running};
 use crate::read::{Order, Pass, Plan, ReadArgs};
-use crate::train::{Decode, ReadOrder, TrainArgs, train};
+use crate::train::{Decode, EpochResult, ReadOrder, TrainArgs, train};
 
 /// Flags of each Feedline contestant beyond the table's: one place for all of them.
 const UNKNOWN_ORDER: &[&str] = &[];
@@ -30,7 +30,7 @@ const KNOWN_ORDER: &[&str] = &[];
 const DEMAND_ONLY: &[&str] = &["--fill=off", "--oracle=off"];
 
 /// What the capped bucket gives in all: the usual case of a link slower than the CPU.
-const CAP: &str = "250MB/s";
+pub(super) const CAP: &str = "250MB/s";
 /// Connections that the bare client tries; the best is its measure.
 const CONNECTIONS: [usize; 4] = [16, 64, 128, 256];
 /// Files that readers take on demand: some seconds, and long enough to be steady.
@@ -67,7 +67,7 @@ impl<'a> Bare<'a> {
     }
 }
 
-fn feedline(name: &str, flags: &[&str]) -> System {
+pub(super) fn feedline(name: &str, flags: &[&str]) -> System {
     let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
     System::Feedline { name: name.to_owned(), flags }
 }
@@ -77,9 +77,8 @@ fn readers(mount: &Mount, files: usize, round: usize) -> Result<Pass> {
     Plan::new(&ReadArgs { files, ..ReadArgs::new(&mount.dir) })?.pass(round)
 }
 
-/// Eight processes of a training job in a known order; the latency is that of files opened later than
-/// 2 s after the start.
-fn job(mount: &Mount, order: ReadOrder, paced: bool) -> Result<Pass> {
+/// Eight processes of a training job in a known order.
+pub(super) fn job_args(mount: &Mount, order: ReadOrder, paced: bool) -> TrainArgs {
     let mut args = TrainArgs::new(&mount.dir.join("train"), 1, PROCESSES);
     let settings = &mut args.settings;
     (settings.order, settings.decode, settings.no_mmap) = (order, Decode::None, true);
@@ -88,9 +87,12 @@ fn job(mount: &Mount, order: ReadOrder, paced: bool) -> Result<Pass> {
         (settings.batch_size, settings.step_ms) = PACED;
         settings.initial_fill = settings.batch_size;
     }
-    let result = train(&args, &mut |_, _| {})?;
-    let epoch = result.epochs.first().context("one epoch")?;
-    Ok(Pass {
+    args
+}
+
+/// An epoch of a job as a pass; the latency is that of files opened later than 2 s after the start.
+pub(super) fn pass_of(epoch: &EpochResult) -> Pass {
+    Pass {
         files: epoch.images,
         bytes: epoch.bytes,
         seconds: epoch.seconds,
@@ -98,7 +100,13 @@ fn job(mount: &Mount, order: ReadOrder, paced: bool) -> Result<Pass> {
         mb_per_s: epoch.bytes as f64 / 1e6 / epoch.seconds.max(f64::MIN_POSITIVE),
         cpu_seconds: epoch.processes.iter().map(|part| part.cpu_seconds).sum(),
         latency: epoch.settled,
-    })
+    }
+}
+
+/// One epoch of such a job.
+fn job(mount: &Mount, order: ReadOrder, paced: bool) -> Result<Pass> {
+    let result = train(&job_args(mount, order, paced), &mut |_, _| {})?;
+    result.epochs.first().map(pass_of).context("one epoch")
 }
 
 impl Lab {
@@ -127,7 +135,7 @@ impl Lab {
     }
 
     /// `work` through a new mount of `data` with an empty cache.
-    fn cold_pass(
+    pub(super) fn cold_pass(
         &self,
         bucket: &Bucket,
         system: &System,

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,7 @@ pub(super) struct Sizes {
     many: usize,
     subset: usize,
     medium: usize,
+    million: usize,
 }
 
 /// What the targets are stated for.
@@ -28,6 +29,7 @@ pub(super) const FULL: Sizes = Sizes {
     many: 100_000,
     subset: 400,
     medium: 4_000,
+    million: 1_000_000,
 };
 /// Enough that everything happens.
 pub(super) const QUICK: Sizes = Sizes {
@@ -36,7 +38,8 @@ pub(super) const QUICK: Sizes = Sizes {
     large_bytes: 128 << 20,
     many: 5_000,
     subset: 60,
-    medium: 200,
+    medium: 1_000,
+    million: 20_000,
 };
 
 /// What there is.
@@ -55,16 +58,19 @@ pub struct Data {
     /// Files, taken evenly from the small ones, that are read cold and that s3fs reads: it needs a
     /// second for every 30 to 50.
     pub subset: u64,
-    /// Files, taken likewise, that real loaders read and decode.
+    /// Files, taken likewise, that real loaders read and decode, and that are twice a small cache.
     pub medium: u64,
+    /// Tiny objects that are cached when the daemon restarts.
+    #[serde(default)]
+    pub million: u64,
 }
 
 impl Data {
     /// One line for people.
     pub(super) fn line(&self) -> String {
-        let Self { files, bytes, folders, large_bytes, many, subset, medium } = self;
+        let Self { files, bytes, folders, large_bytes, many, subset, medium, million } = self;
         format!(
-            "{files} files in {folders} folders, {:.0} MB; one of {} MiB; {many} to walk; {subset} cold and for s3fs; {medium} to decode",
+            "{files} files in {folders} folders, {:.0} MB; one of {} MiB; {many} to walk; {subset} cold and for s3fs; {medium} to decode; {million} tiny ones",
             *bytes as f64 / 1e6,
             large_bytes >> 20
         )
@@ -81,6 +87,7 @@ pub(super) fn make_all(root: &Path, sizes: &Sizes) -> Result<Data> {
     make_many(&root.join("many"), sizes.many)?;
     make_subset(&small, &root.join("subset"), sizes.subset)?;
     make_subset(&small, &root.join("medium"), sizes.medium)?;
+    make_million(&root.join(MILLION), sizes.million)?;
     crate::interrupt::check()?;
     Ok(Data {
         files: made.files,
@@ -90,7 +97,43 @@ pub(super) fn make_all(root: &Path, sizes: &Sizes) -> Result<Data> {
         many: sizes.many as u64,
         subset: sizes.subset as u64,
         medium: sizes.medium as u64,
+        million: sizes.million as u64,
     })
+}
+
+/// The bucket of very many tiny objects.
+pub(super) const MILLION: &str = "million";
+/// They are names of so many files each: ext4 ends at 65,000.
+const LINKS_MAX: usize = 50_000;
+
+/// Where number `index` of the very many lies below their folder.
+pub(super) fn million_path(index: usize) -> PathBuf {
+    PathBuf::from(format!("train/c{:04}/{index:07}.jpg", index / 1_000))
+}
+
+/// Tiny files in class folders of a thousand, most of them further links to others.
+fn make_million(folder: &Path, files: usize) -> Result<()> {
+    let path = |index: usize| folder.join(million_path(index));
+    if path(files - 1).exists() {
+        return Ok(());
+    }
+    for index in 0..files {
+        crate::interrupt::check()?;
+        let (path, first) = (path(index), path(index / LINKS_MAX * LINKS_MAX));
+        if let Some(parent) = path.parent().filter(|_| index.is_multiple_of(1_000)) {
+            fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
+        }
+        let made = if path == first {
+            fs::write(&path, [b'x'; 100])
+        } else {
+            match fs::hard_link(&first, &path) {
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+                made => made,
+            }
+        };
+        made.with_context(|| format!("make {}", path.display()))?;
+    }
+    Ok(())
 }
 
 /// One file of noise that no disk compresses.
@@ -154,12 +197,14 @@ mod tests {
             make_large(&path("large"), 4096).expect("made");
             make_many(&path("many"), 1_100).expect("made");
             make_subset(&path("many"), &path("subset"), 7).expect("linked");
+            make_million(&path("million"), 1_500).expect("linked");
         }
         let files = |name: &str| list_tree(&path(name)).expect("listed");
         assert_eq!(
-            [files("large").len(), files("many").len(), files("subset").len()],
-            [1, 1_100, 7]
+            ["large", "many", "subset", "million"].map(|name| files(name).len()),
+            [1, 1_100, 7, 1_500]
         );
+        assert_eq!(files("million")[1_499], path("million").join(million_path(1_499)));
         let text = |path: &Path| fs::read_to_string(path).expect("read");
         assert_eq!(text(&path("many/d001/001042")), "1042");
         let last = files("subset").pop().expect("a file");

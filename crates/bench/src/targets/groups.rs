@@ -19,10 +19,11 @@ use super::rows::{Cache, Group, LARGE, MODES, large_name};
 use super::sample::{Contestant, Requests, Sample};
 use super::system::System;
 use crate::caches::drop_caches;
+use crate::files::list_tree;
 use crate::read::{Access, Plan, ReadArgs};
 
 /// Readers that fill a cache: what is measured there is not speed, and 8 would wait for the bucket.
-const FILL_READERS: usize = 64;
+pub(super) const FILL_READERS: usize = 64;
 /// Passes until a cache must be whole: the first reads, large objects are completed behind it.
 const FILL_PASSES_MAX: usize = 5;
 
@@ -99,14 +100,23 @@ impl Lab {
             Group::S3fs => self.s3fs(into),
             Group::Walk => self.walk(into),
             Group::Cold(cold) => self.cold(cold, into),
+            Group::Order => self.order(into),
+            Group::Larger => self.larger(into),
+            Group::Restart => self.restart(into),
+            Group::Transport(ram) => self.transport(ram, into),
         }
     }
 
     /// A mount whose cache holds everything, found again by the next call.
     fn filled(&self, mode: &'static str, bucket: &str) -> Result<Mount> {
         let home = self.home.join(format!("filled-{bucket}-{mode}"));
+        self.filled_as(&System::feedline(mode), bucket, &home)
+    }
+
+    /// The same for any system at any place.
+    pub(super) fn filled_as(&self, system: &System, bucket: &str, home: &Path) -> Result<Mount> {
         let done = home.join("filled");
-        let mount = Mount::new(&System::feedline(mode), &self.bucket, bucket, &home)?;
+        let mount = Mount::new(system, &self.bucket, bucket, home)?;
         if done.exists() {
             return Ok(mount);
         }
@@ -118,10 +128,18 @@ impl Lab {
                 fs::write(&done, "")?;
                 // A new mount: no inode is in the mode that it had while its object was incomplete.
                 mount.end()?;
-                return Mount::new(&System::feedline(mode), &self.bucket, bucket, &home);
+                return Mount::new(system, &self.bucket, bucket, home);
             }
         }
         anyhow::bail!("the cache of {bucket} still asks the bucket after {FILL_PASSES_MAX} passes")
+    }
+
+    /// Files of a bucket, and their bytes.
+    pub(super) fn size_of(&self, bucket: &str) -> Result<(u64, u64)> {
+        let files = list_tree(&self.root.join(bucket))?;
+        let sizes = files.iter().map(|file| Ok(fs::metadata(file)?.len()));
+        let bytes = sizes.sum::<Result<u64>>().with_context(|| format!("sizes in {bucket}"))?;
+        Ok((files.len() as u64, bytes))
     }
 
     /// The plain copy and a filled mount of each mode.
@@ -171,10 +189,7 @@ impl Lab {
             into.round(self, round)?;
             let contestants = self.in_turn(&places, cache, round)?;
             for mode in MODES {
-                let name = match cache {
-                    Cache::Hot => format!("hot-{mode}"),
-                    Cache::Dropped => format!("dropped-{mode}"),
-                };
+                let name = format!("{}-{mode}", cache.name());
                 add_ratio(into, &name, (mode, "ext4"), &contestants, Contestant::files_per_s)?;
             }
         }
@@ -336,7 +351,7 @@ impl Lab {
 /// Copying from pages that are in memory since they were written was measured to be up to a half
 /// faster than from pages that were read (larger folios, probably; not proven): all contestants begin
 /// with pages that were read.
-fn forget_how_pages_came() -> Result<()> {
+pub(super) fn forget_how_pages_came() -> Result<()> {
     drop_caches()
 }
 

@@ -15,7 +15,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-
+use feedline_node::api::Status;
+use feedline_node::{Client, locate};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -58,7 +59,7 @@ pub(crate) fn spawn(command: &mut Command) -> Result<Child> {
 }
 
 /// Looks until `done`, for at most [`WAIT_MAX`]; true if it came.
-fn wait_until(mut done: impl FnMut() -> Result<bool>) -> Result<bool> {
+pub(super) fn wait_until(mut done: impl FnMut() -> Result<bool>) -> Result<bool> {
     let started = crate::time::now();
     while started.elapsed() < WAIT_MAX {
         if done()? {
@@ -140,13 +141,27 @@ impl Bucket {
         bail!("feedline s3sim ended without saying where it listens")
     }
 
-    /// The counters of `/__stats`.
-    pub(crate) fn counters(&self) -> Result<Value> {
+    /// Asks for a path and returns head and body.
+    fn ask(&self, path: &str) -> Result<String> {
         let address = self.url.strip_prefix("http://").context("the bucket's address")?;
-        let mut stream = TcpStream::connect(address).context("ask the bucket for its counters")?;
-        write!(stream, "GET /__stats HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+        let mut stream = TcpStream::connect(address).context("connect to the bucket")?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    /// Lists the first key of a bucket: from then on the simulator knows its folder, which can take it
+    /// longer than a client waits for an answer.
+    pub(crate) fn know(&self, bucket: &str) -> Result<()> {
+        let answer = self.ask(&format!("/{bucket}?list-type=2&max-keys=1"))?;
+        ensure!(answer.starts_with("HTTP/1.1 200"), "the bucket cannot be listed: {answer}");
+        Ok(())
+    }
+
+    /// The counters of `/__stats`.
+    pub(crate) fn counters(&self) -> Result<Value> {
+        let answer = self.ask("/__stats")?;
         // The body is one JSON object; with chunked encoding its braces still enclose it.
         let body = answer.find('{').zip(answer.rfind('}')).map(|(from, to)| &answer[from..=to]);
         Ok(serde_json::from_str(body.context("the bucket gave no counters")?)?)
@@ -232,11 +247,27 @@ impl Mount {
     }
 
     /// The process that serves.
-    fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         let started = self.daemon.as_ref().map_or(0, Child::id);
         let served_by_a_child = matches!(self.system, System::Juicefs { .. });
         let child = served_by_a_child.then(|| only_child(started)).flatten();
         child.unwrap_or(started)
+    }
+
+    /// What a Feedline daemon says of itself.
+    pub(crate) fn status(&self) -> Result<Status> {
+        let run_dir = std::env::var_os("FEEDLINE_RUN_DIR").map(PathBuf::from);
+        let run_dir = run_dir.unwrap_or_else(feedline_node::paths::run_dir_default);
+        // It registers a moment after the kernel shows its mount.
+        let mut found = None;
+        wait_until(|| {
+            found = locate(&run_dir, &self.dir)?;
+            Ok(found.is_some())
+        })?;
+        let (daemon, _) = found.context("no daemon serves the mount")?;
+        let client = Client::new(daemon.socket(), self.dir.display().to_string());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(runtime.block_on(client.status())?)
     }
 
     /// CPU seconds of the daemon so far.

@@ -9,10 +9,14 @@ mod cold;
 mod data;
 mod groups;
 pub(crate) mod lab;
+mod larger;
+mod order;
+mod restart;
 mod rows;
 pub(crate) mod sample;
 pub(crate) mod system;
 mod table;
+mod transport;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -33,7 +37,7 @@ pub use sample::{Contestant, Cost, Requests, Sample};
 /// `feedline bench targets`
 #[derive(Debug, Clone, clap::Args)]
 pub struct TargetsArgs {
-    /// Where data sets (kept) and caches (removed) go; needs 20 GB on a real file system
+    /// Where data sets (kept) and caches (removed) go; needs 25 GB on a real file system
     #[arg(long, default_value = "/var/tmp/feedline-bench", value_name = "DIR")]
     pub dir: PathBuf,
     /// Smaller data and three rounds: shows that everything runs, not how fast

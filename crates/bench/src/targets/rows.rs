@@ -35,6 +35,16 @@ pub(super) enum Cache {
     Dropped,
 }
 
+impl Cache {
+    /// As rows are called after it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Hot => "hot",
+            Self::Dropped => "dropped",
+        }
+    }
+}
+
 /// What is read from an empty cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cold {
@@ -44,6 +54,15 @@ pub(super) enum Cold {
     Uncapped,
     /// By real DALI and real torch.
     Loaders,
+}
+
+/// How much memory readers, daemon and page cache may take together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ram {
+    /// As much as there is.
+    Plenty,
+    /// A quarter of the bytes of the files, by a cgroup.
+    Scarce,
 }
 
 /// What is measured together, in one round.
@@ -61,6 +80,14 @@ pub(super) enum Group {
     Walk,
     /// From empty caches, against a bare HTTP client.
     Cold(Cold),
+    /// From empty caches, in an order that cannot be known, against ourselves without prediction.
+    Order,
+    /// Twice as much data as the cache takes.
+    Larger,
+    /// A new daemon over a million cached objects.
+    Restart,
+    /// FUSE over io_uring against FUSE over `/dev/fuse`.
+    Transport(Ram),
 }
 
 /// One line of the table.
@@ -85,11 +112,7 @@ pub(super) const LARGE: [(&str, Access, usize); 3] =
 /// What `Group::Large` rows are called.
 pub(super) fn large_name(access: Access, cache: Cache, mode: &str) -> String {
     let how = LARGE.iter().find(|(_, of, _)| *of == access).map_or("", |(how, _, _)| how);
-    let cache = match cache {
-        Cache::Hot => "hot",
-        Cache::Dropped => "dropped",
-    };
-    format!("large-{how}-{cache}-{mode}")
+    format!("large-{how}-{}-{mode}", cache.name())
 }
 
 /// The whole table, in its order; rows of one group are neighbours.
@@ -137,7 +160,40 @@ pub(super) fn rows() -> Vec<Row> {
     for (name, unit, target, cold) in COLD {
         row(name.to_owned(), unit, Some(target), Group::Cold(cold));
     }
+    for (name, unit, target, group) in OTHERS {
+        row(name.to_owned(), unit, Some(target), group);
+    }
+    for ram in [Ram::Plenty, Ram::Scarce] {
+        for (cache, readers) in transports() {
+            let name = transport_name(ram, cache, readers);
+            row(name, "x classic", None, Group::Transport(ram));
+        }
+    }
     rows
+}
+
+/// The rows of ourselves against ourselves.
+const OTHERS: [(&str, &str, Target, Group); 5] = [
+    ("cold-unknown-order", "x off", Target::AtLeast(0.98), Group::Order),
+    ("cold-wrong-order", "x off", Target::AtLeast(0.98), Group::Order),
+    ("larger-unknown", "x share", Target::AtLeast(0.95), Group::Larger),
+    ("larger-known", "x share", Target::AtLeast(1.2), Group::Larger),
+    ("restart-million", "s", Target::AtMost(2.0), Group::Restart),
+];
+
+/// Where the files are, and how many readers there are, in the rows of each `Group::Transport`.
+pub(super) fn transports() -> impl Iterator<Item = (Cache, usize)> {
+    let caches = [Cache::Hot, Cache::Dropped].into_iter();
+    caches.flat_map(|cache| [1, 8, 32].into_iter().map(move |readers| (cache, readers)))
+}
+
+/// What `Group::Transport` rows are called.
+pub(super) fn transport_name(ram: Ram, cache: Cache, readers: usize) -> String {
+    let ram = match ram {
+        Ram::Plenty => "plenty",
+        Ram::Scarce => "scarce",
+    };
+    format!("transport-{ram}-{}-{readers}", cache.name())
 }
 
 /// The rows from empty caches.
@@ -174,7 +230,11 @@ mod tests {
         let runs = groups.len();
         groups.dedup_by_key(|group| format!("{group:?}"));
         assert_eq!(runs, groups.len());
-        assert_eq!(runs, 14, "2 of small files, 6 of the large one, life, s3fs, walk, 3 cold");
+        assert_eq!(
+            runs, 19,
+            "2 of small files, 6 of the large one, life, s3fs, walk, 3 cold, order, larger, restart, \
+             2 of transports"
+        );
     }
 
     #[test]

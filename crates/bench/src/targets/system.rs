@@ -102,9 +102,9 @@ fn feedline_command(flags: &[String], place: &Place<'_>) -> Result<Command> {
     let mut command = feedline()?;
     command.arg("mount").arg(format!("s3://{}", place.bucket)).arg(place.dir).arg("--foreground");
     command.args(["--endpoint", place.endpoint]);
-    command.arg("--cache").arg(format!("{}:40GiB", place.cache.display()));
+    let (cache, buffer) = (format!("{}:40GiB", place.cache.display()), format!("{BUFFER_MIB}MiB"));
     // A contestant's own value of these replaces ours.
-    for (flag, value) in [("--metadata-ttl", "1h"), ("--buffer", &format!("{BUFFER_MIB}MiB"))] {
+    for (flag, value) in [("--cache", &*cache), ("--metadata-ttl", "1h"), ("--buffer", &buffer)] {
         if !flags.iter().any(|own| own.split('=').next() == Some(flag)) {
             command.args([flag, value]);
         }
@@ -153,6 +153,8 @@ mod tests {
         };
         assert!(words(&["--open=none"]).ends_with("--metadata-ttl 1h --buffer 128MiB --open=none"));
         let own = words(&["--buffer", "1GiB"]);
-        assert!(own.ends_with("--metadata-ttl 1h --buffer 1GiB"), "{own}");
+        assert!(own.ends_with("--cache /x:40GiB --metadata-ttl 1h --buffer 1GiB"), "{own}");
+        let own = words(&["--cache=/y:1GiB"]);
+        assert!(own.contains("--cache=/y:1GiB") && !own.contains("/x:40GiB"), "{own}");
     }
 }

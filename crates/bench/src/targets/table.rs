@@ -44,14 +44,26 @@ pub(super) fn note(row: &Row, samples: &[Sample]) -> String {
             median(&values).unwrap_or_default()
         };
         let part = match row.group {
-            Group::Small(_) => format!("{name} {:.0} files/s", of(|one| Some(one.files_per_s()))),
+            Group::Small(_) | Group::Transport(_) => {
+                format!("{name} {:.0} files/s", of(|one| Some(one.files_per_s())))
+            }
+            Group::Larger => format!(
+                "hit rate {:.3} an epoch, {:.2} requests a file, {:.0} files/s",
+                of(|one| one.hit_rate),
+                of(|one| Some(one.requests_per_file())),
+                of(|one| Some(one.files_per_s())),
+            ),
+            Group::Restart => format!(
+                "from the start of the daemon to the first byte; it then holds {:.0} MiB",
+                of(|one| Some(one.resident_bytes? as f64 / f64::from(1 << 20))),
+            ),
             Group::Large(..) => format!("{name} {:.0} MB/s", of(|one| Some(one.mb_per_s()))),
             Group::Cold(_) if row.name.starts_with("cold-paced") => format!(
                 "{name} {:.0} files/s, p99 {:.2} ms after the first 2 s",
                 of(|one| Some(one.files_per_s())),
                 of(|one| Some(one.pass.as_ref()?.latency.p99_us / 1e3)),
             ),
-            Group::S3fs | Group::Cold(_) => format!(
+            Group::S3fs | Group::Cold(_) | Group::Order => format!(
                 "{name} {:.0} files/s ({} files, {:.1} requests each)",
                 of(|one| Some(one.files_per_s())),
                 of(|one| one.pass.as_ref().map(|pass| pass.files as f64)),
