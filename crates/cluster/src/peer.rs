@@ -276,18 +276,18 @@ impl Peer {
             (StatusCode::OK, None) => decode(&body),
             (StatusCode::OK, Some(_)) => Err(Fault::new(
                 Reason::Refused,
-                "it asks for no token: set cluster_token_file there as well",
+                "it asks for no token: give it cluster_secrets as well",
             )),
             (StatusCode::UNAUTHORIZED, None) => Err(Fault::new(
                 Reason::Refused,
-                "it wants the cluster's token: set cluster_token_file here as well",
+                "it wants the cluster's token: give this node cluster_secrets as well",
             )),
             (StatusCode::UNAUTHORIZED, Some(token)) => {
                 let challenge: Challenge = decode(&body)?;
                 let theirs = from_hex(&challenge.nonce)
                     .filter(|it| token.is_proof(End::Server, &ours, it, &challenge.proof));
                 let theirs = theirs.ok_or_else(|| {
-                    Fault::new(Reason::Refused, "it has another token (cluster_token_file)")
+                    Fault::new(Reason::Refused, "it has another token (cluster_secrets)")
                 })?;
                 let proof = token.prove(End::Client, &ours, &theirs);
                 let hello = self.our_hello(hex(&ours), Some(proof));

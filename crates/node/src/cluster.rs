@@ -5,13 +5,14 @@ use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 
-use feedline_cluster::{Cluster, ClusterConfig, ClusterParts, Entropy, Link, NodeId, Token};
+use feedline_cluster::{Cluster, ClusterConfig, ClusterParts, Entropy, Link, NodeId};
 use feedline_model::Clock;
 use tokio::runtime::Handle;
 
 use crate::chain::{self, Chain};
 use crate::config::{ClusterSettings, ResolvedConfig};
 use crate::role::StartError;
+use crate::secrets::Secrets;
 
 /// The share of the buffer that may be on its way to peers: as much again as fetches may take would
 /// double what the operator set.
@@ -35,7 +36,7 @@ pub(crate) async fn join(
         quota_bytes,
         listen: settings.listen,
         peers: settings.peers.clone(),
-        token: settings.token_file.as_deref().map(read_token).transpose()?,
+        token: secrets(settings)?.token,
         local_copies: settings.local_copies,
         serve_bytes_max: config.buffer_bytes / SERVE_SHARE,
         // As long as the owner itself tries before it gives up.
@@ -55,10 +56,14 @@ pub(crate) async fn join(
     Ok(cluster)
 }
 
-fn read_token(file: &Path) -> Result<Token, StartError> {
-    let failed = |why: String| StartError::Token { file: file.to_owned(), why };
-    let text = fs::read(file).map_err(|error| failed(error.to_string()))?;
-    Token::read(&text).map_err(failed)
+/// What the port's secrets are; an error if they leave it open and nobody said that it may be.
+fn secrets(settings: &ClusterSettings) -> Result<Secrets, StartError> {
+    let Some(dir) = &settings.secrets_dir else { return Ok(Secrets::default()) };
+    let secrets = Secrets::read(dir)?;
+    if secrets.token.is_none() && !settings.is_open() {
+        return Err(StartError::Open { listen: settings.listen, secrets: dir.clone() });
+    }
+    Ok(secrets)
 }
 
 /// The node's id: drawn once, then kept beside the objects that it says whose they are.
@@ -103,6 +108,7 @@ fn random(bytes: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::LocalCopies;
 
     #[test]
     fn a_node_keeps_its_id_and_draws_another_only_if_it_is_lost() {
@@ -118,15 +124,21 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_cannot_be_read_is_named_with_the_reason() {
+    fn a_port_that_others_can_reach_needs_a_token_or_the_operators_word() {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("token");
-        let said = read_token(&file).unwrap_err().to_string();
-        assert!(said.contains("token") && said.contains("No such file"), "{said}");
-        fs::write(&file, "short").unwrap();
-        let said = read_token(&file).unwrap_err().to_string();
-        assert!(said.contains("at least 32"), "{said}");
-        fs::write(&file, "0123456789abcdef0123456789abcdef\n").unwrap();
-        assert!(read_token(&file).is_ok());
+        fs::write(dir.path().join("s3-keys"), "").unwrap();
+        let settings = |listen: &str, insecure| ClusterSettings {
+            listen: listen.parse().unwrap(),
+            peers: Vec::new(),
+            local_copies: LocalCopies::Auto,
+            secrets_dir: Some(dir.path().to_owned()),
+            insecure,
+        };
+        let refused = secrets(&settings("0.0.0.0:7001", false)).unwrap_err();
+        assert!(matches!(refused, StartError::Open { .. }), "{refused}");
+        assert!(secrets(&settings("0.0.0.0:7001", true)).is_ok());
+        assert!(secrets(&settings("127.0.0.1:7001", false)).is_ok());
+        fs::write(dir.path().join("token"), "0123456789abcdef0123456789abcdef").unwrap();
+        assert!(secrets(&settings("0.0.0.0:7001", false)).unwrap().token.is_some());
     }
 }

@@ -80,9 +80,14 @@ pub enum StartError {
     #[error(transparent)]
     Cluster(#[from] feedline_cluster::ClusterError),
 
-    /// The cluster's token cannot be read.
-    #[error("{}: cannot be used as token of the cluster (setting cluster_token_file): {why}", file.display())]
-    Token { file: PathBuf, why: String },
+    /// The secrets of the port cannot be used: the directory, or a file in it.
+    #[error("{}: cannot be used as secrets of the cluster (setting cluster_secrets): {why}", path.display())]
+    Secrets { path: PathBuf, why: String },
+
+    /// Nothing says who may use a port that other machines can reach.
+    #[error("--listen: {listen} can be reached from other machines, and {} holds no token: add one, or give \
+             insecure if all who can reach it may read the bucket", secrets.display())]
+    Open { listen: SocketAddr, secrets: PathBuf },
 
     /// The admin socket or the metrics address cannot be had.
     #[error(transparent)]

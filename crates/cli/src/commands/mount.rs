@@ -222,8 +222,10 @@ fn start_failure(error: &StartError) -> Failure {
         }
         StartError::Cluster(_) => Failure::failed(error.to_string())
             .way_out("--listen IP:PORT names a port of this machine that nobody else has"),
-        StartError::Token { .. } => Failure::usage(error.to_string())
-            .way_out("`openssl rand -hex 32` makes one; every node needs the same"),
+        StartError::Secrets { .. } | StartError::Open { .. } => Failure::usage(error.to_string())
+            .way_out(
+                "a directory with the file token (`openssl rand -hex 32`), the same on every node",
+            ),
         StartError::Server(_)
         | StartError::Threads(_)
         | StartError::Signals(_)

@@ -175,11 +175,12 @@ fn a_node_killed_in_mid_epoch_costs_requests_and_nothing_else() {
 #[test]
 fn a_node_that_hangs_is_waited_for_once_and_asked_again_when_it_is_back() {
     let sandbox = Sandbox::new();
-    let token = sandbox.path("token");
-    fs::write(&token, "0123456789abcdef0123456789abcdef\n").unwrap();
-    let token = token.to_str().unwrap();
+    let secrets = sandbox.path("secrets");
+    fs::create_dir(&secrets).unwrap();
+    fs::write(secrets.join("token"), "0123456789abcdef0123456789abcdef\n").unwrap();
+    let secrets = secrets.to_str().unwrap();
     // The reads show who is asked: nothing is fetched ahead of them.
-    let flags = ["--cluster-token-file", token, "--fill", "off"];
+    let flags = ["--cluster-secrets", secrets, "--fill", "off"];
     let cluster = Cluster::start(&sandbox, 2, &flags);
     let third = i32::try_from(cluster.status(2)["pid"].as_i64().unwrap()).unwrap();
     let state = |node: usize| {
@@ -243,11 +244,11 @@ fn a_port_that_others_can_reach_is_refused_without_a_token() {
         sandbox.run(&args)
     };
     let open = ["--listen", "0.0.0.0:7001"];
-    mount(&open).fails(2, &["--listen", "cluster_token_file", "insecure"]);
+    mount(&open).fails(2, &["--listen", "cluster_secrets", "insecure"]);
     mount(&["--peers", "127.0.0.1:7001"]).fails(2, &["peers", "needs listen"]);
     let absent = sandbox.path("absent");
     let absent = absent.to_str().unwrap();
-    let ran = mount(&["--listen", "127.0.0.1:7001", "--cluster-token-file", absent]);
-    ran.fails(2, &["absent", "cluster_token_file", "every node needs the same"]);
+    let ran = mount(&["--listen", "127.0.0.1:7001", "--cluster-secrets", absent]);
+    ran.fails(2, &["absent", "cluster_secrets", "file token", "the same on every node"]);
     assert!(!sandbox.is_mounted());
 }

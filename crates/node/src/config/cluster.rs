@@ -17,8 +17,18 @@ pub struct ClusterSettings {
     pub peers: Vec<String>,
     /// Whether what others own is kept here.
     pub local_copies: LocalCopies,
-    /// The file that holds the secret of the cluster.
-    pub token_file: Option<PathBuf>,
+    /// The directory that holds the secrets of the port.
+    pub secrets_dir: Option<PathBuf>,
+    /// The operator says that all who can reach the port may read the bucket.
+    pub insecure: bool,
+}
+
+impl ClusterSettings {
+    /// True if whoever reaches the port may read without a secret, unless there is one.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.insecure || self.listen.ip().is_loopback()
+    }
 }
 
 /// `None`: no cluster.
@@ -34,21 +44,22 @@ pub(super) fn resolve(merged: &Merged) -> Result<Option<ClusterSettings>, Config
         let why = "needs listen as well: where the others reach this node";
         return Err(ConfigError::new("peers", why));
     };
-    let token_file = merged.path("cluster_token_file")?;
-    let is_open = token_file.is_none() && !merged.switch("insecure")?;
-    if is_open && !listen.ip().is_loopback() {
-        let why = format!(
-            "{listen} can be reached from other machines: give cluster_token_file, or insecure if all \
-             who can reach it may read the bucket"
-        );
-        return Err(ConfigError::new(merged.place("listen"), why));
-    }
     let local_copies = match merged.text("local_copies")?.as_str() {
         "always" => LocalCopies::Always,
         "never" => LocalCopies::Never,
         _ => LocalCopies::Auto,
     };
-    Ok(Some(ClusterSettings { listen, peers, local_copies, token_file }))
+    let secrets_dir = merged.path("cluster_secrets")?;
+    let insecure = merged.switch("insecure")?;
+    let settings = ClusterSettings { listen, peers, local_copies, secrets_dir, insecure };
+    if settings.secrets_dir.is_none() && !settings.is_open() {
+        let why = format!(
+            "{listen} can be reached from other machines: give cluster_secrets, or insecure if all \
+             who can reach it may read the bucket"
+        );
+        return Err(ConfigError::new(merged.place("listen"), why));
+    }
+    Ok(Some(settings))
 }
 
 #[cfg(test)]
@@ -76,13 +87,13 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_others_can_reach_needs_a_token_or_the_operators_word() {
+    fn a_port_that_others_can_reach_needs_secrets_or_the_operators_word() {
         let open = ("listen", "0.0.0.0:7001");
         let refused = resolve(&[open]).unwrap_err();
         assert!(refused.starts_with("--listen: 0.0.0.0:7001 can be reached"), "{refused}");
-        assert!(refused.contains("cluster_token_file") && refused.contains("insecure"));
+        assert!(refused.contains("cluster_secrets") && refused.contains("insecure"));
         assert!(resolve(&[open, ("insecure", "true")]).is_ok());
-        assert!(resolve(&[open, ("cluster_token_file", "/etc/token")]).is_ok());
+        assert!(resolve(&[open, ("cluster_secrets", "/etc/feedline")]).is_ok());
         for here in ["127.0.0.1:1", "127.8.9.1:1", "[::1]:1"] {
             assert!(resolve(&[("listen", here)]).is_ok(), "{here}");
         }

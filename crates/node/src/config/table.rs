@@ -421,7 +421,7 @@ pub const SETTINGS: &[Setting] = &[
         "",
         Kind::Address,
         "Share the cache with other nodes: where they reach this one; beyond this machine only with \
-         cluster_token_file or insecure",
+         cluster_secrets or insecure",
     ),
     setting(
         "peers",
@@ -438,18 +438,19 @@ pub const SETTINGS: &[Setting] = &[
         "Keep what other nodes own here as well; auto: as long as nothing of this node's own needs the space",
     ),
     setting(
-        "cluster_token_file",
-        "FILE",
+        "cluster_secrets",
+        "DIR",
         "",
         Kind::Path,
-        "A file with a secret of 32 bytes or more that all nodes share: only who knows it is let in",
+        "A directory with the secrets of listen, each a file that may be absent: token, 32 bytes or more that all \
+         nodes share, only who knows it is let in",
     ),
     setting(
         "insecure",
         "BOOL",
         "false",
         Kind::Switch,
-        "Let listen be reached from other machines without cluster_token_file: anybody there can read the bucket",
+        "Let listen be reached from other machines without cluster_secrets: anybody there can read the bucket",
     ),
     setting(
         "uid",

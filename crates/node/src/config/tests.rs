@@ -240,7 +240,7 @@ fn a_wrong_flag_names_flag_value_and_limit() {
         ),
         ("peers", "a:1,b", r#"--peers: "a:1,b" needs HOST:PORT of each node; "b" is none"#),
         ("peers", "a:1", "peers: needs listen as well: where the others reach this node"),
-        ("cluster_token_file", "t", r#"--cluster-token-file: "t" is no absolute path"#),
+        ("cluster_secrets", "t", r#"--cluster-secrets: "t" is no absolute path"#),
         ("cache", "a:1GiB", r#"--cache: "a:1GiB" "a" is no absolute path"#),
         ("cache", "/a:1GiB,/a:2GiB", r#"--cache: "/a:1GiB,/a:2GiB" names /a twice"#),
         ("cache", "/a:200%", r#"--cache: "/a:200%" "200%" is no percentage from 1% to 99%"#),
