@@ -64,6 +64,9 @@ pub struct Directory {
     pub listed_ms: u64,
     /// When an entry was last seen to change, in milliseconds since 1970: the directory's mtime.
     pub changed_ms: u64,
+    /// Every key with the origin's prefix is shown, here or in a directory below: none is hidden because
+    /// it is no path. False if that is not known.
+    pub is_whole: bool,
     /// How long the kernel may rely on this listing, counted from `listed_ms`, in milliseconds.
     pub ttl_ms: u64,
     /// Shared with the listing before it if nothing changed.
@@ -344,6 +347,7 @@ impl DirectoryBuilder {
             origin,
             listed_ms,
             changed_ms: listed_ms,
+            is_whole: false,
             ttl_ms,
             entries: Arc::new(Entries {
                 len: self.entries.len(),

@@ -45,12 +45,15 @@ pub trait BlockSource: fmt::Debug + Send + Sync {
 }
 
 /// One page of a listing to ask for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListRequest {
     /// Only keys that start with this text.
     pub prefix: String,
     /// True: keys with a `/` after the prefix are folded into [`ListPage::prefixes`].
     pub delimiter: bool,
+    /// Begin after this name rather than with the first one; for a request without `token`. A store that
+    /// cannot skip lists the names before it as well.
+    pub after: Option<String>,
     /// The [`ListPage::next`] of the page before, or `None` for the first.
     pub token: Option<String>,
 }

@@ -24,7 +24,8 @@ async fn pages(
     delimiter: bool,
     mut take: impl FnMut(ListPage) -> Result<(), ReadError>,
 ) -> Result<(), ReadError> {
-    let mut request = ListRequest { prefix: prefix.to_owned(), delimiter, token: None };
+    let mut request =
+        ListRequest { prefix: prefix.to_owned(), delimiter, after: None, token: None };
     loop {
         let mut page = inner.page(mount, &request).await?;
         let next = page.next.take();

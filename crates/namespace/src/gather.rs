@@ -120,10 +120,11 @@ impl Gather {
         }
         let builder = std::mem::take(&mut self.builder);
         let origin = Some((source, self.place.key_prefix.as_str().into()));
-        let (directory, shadowed) = builder.build(&self.path, origin, listed_ms, ttl_ms);
+        let (mut directory, shadowed) = builder.build(&self.path, origin, listed_ms, ttl_ms);
         for name in shadowed {
             self.hide_once(HiddenReason::ShadowedByDirectory, &name);
         }
+        directory.is_whole = self.hidden == HiddenCounts::default();
         Some(DirectoryListing { directory, hidden: self.hidden, examples: self.examples })
     }
 }

@@ -105,6 +105,7 @@ impl Kept {
         let builder = take_entries(&mut Reader(&bytes))?;
         let (mut directory, _) = builder.build(path, Some(origin), self.listed_ms, ttl_ms);
         directory.changed_ms = self.changed_ms;
+        directory.is_whole = *hidden == HiddenCounts::default();
         (directory.len() as u64 == self.count).then_some(directory)
     }
 }

@@ -61,7 +61,8 @@ pub fn reach(config: &ResolvedConfig) -> Vec<Reached> {
     };
     let mut reached = Vec::new();
     for mount in mounted {
-        let request = ListRequest { prefix: mount.prefix, delimiter: true, token: None };
+        let request =
+            ListRequest { prefix: mount.prefix, delimiter: true, after: None, token: None };
         let start = clock.monotonic();
         let listed = runtime.block_on(stores[&mount.source].list(&request));
         let took = clock.monotonic().saturating_sub(start);

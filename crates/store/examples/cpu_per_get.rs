@@ -76,7 +76,9 @@ fn open(sim: &S3Sim, signed: bool) -> Arc<Store> {
 }
 
 async fn object(store: &Store) -> Object {
-    let page = store.list(&ListRequest { prefix: "k".into(), delimiter: false, token: None }).await;
+    let page = store
+        .list(&ListRequest { prefix: "k".into(), delimiter: false, after: None, token: None })
+        .await;
     let version = page.expect("lists").objects[0].version.clone();
     Object { source: store.source(), key: "k".into(), version }
 }

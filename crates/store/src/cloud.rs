@@ -92,6 +92,7 @@ impl Backend for CloudBackend {
     async fn list(&self, request: &ListRequest) -> Result<ListPage, Failure> {
         let options = PaginatedListOptions {
             delimiter: request.delimiter.then(|| "/".into()),
+            offset: request.after.clone().filter(|_| request.token.is_none()),
             page_token: request.token.clone(),
             ..PaginatedListOptions::default()
         };

@@ -215,7 +215,8 @@ impl Walk<'_> {
     /// Lists one key, or what is below it if it ends in a slash.
     fn entry(&mut self, key: &str) -> Result<bool, Failure> {
         let prefix = self.request.prefix.as_str();
-        let token = self.request.token.as_deref().unwrap_or_default();
+        let begin = self.request.token.as_deref().or(self.request.after.as_deref());
+        let token = begin.unwrap_or_default();
         let is_directory = key.ends_with('/');
         let below_prefix = key.starts_with(prefix);
         let leads_to_prefix = is_directory && prefix.starts_with(key);
@@ -232,7 +233,9 @@ impl Walk<'_> {
                 self.directory(key)
             };
         }
-        if key <= token {
+        // A listing may begin with a key in the midst of a folder: what follows there folds into it.
+        let is_begun = folded && key != token && token.starts_with(key);
+        if key <= token && !is_begun {
             return Ok(false);
         }
         let version = match std::fs::metadata(self.folder.root.join(key)) {

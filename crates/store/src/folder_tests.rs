@@ -120,7 +120,7 @@ async fn keys_never_leave_the_folder() {
 async fn an_absent_folder_is_not_found() {
     let rig = rig();
     let store = open(&rig.directory.path().join("absent"));
-    let request = ListRequest { prefix: String::new(), delimiter: true, token: None };
+    let request = ListRequest { prefix: String::new(), delimiter: true, after: None, token: None };
     let error = store.list(&request).await.expect_err("absent");
     assert!(matches!(error, ReadError::NotFound { .. }), "{error}");
     assert!(store.uploader().put("k", Bytes::new()).await.is_err());

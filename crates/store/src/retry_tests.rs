@@ -176,7 +176,8 @@ async fn an_absurd_wish_to_wait_neither_fails_the_read_nor_overflows() {
 async fn a_listing_whose_next_page_is_itself_is_refused() {
     let rig = rig([], 0);
     *rig.backend.token.lock() = Some("again".into());
-    let mut request = ListRequest { prefix: "p/".into(), delimiter: true, token: None };
+    let mut request =
+        ListRequest { prefix: "p/".into(), delimiter: true, after: None, token: None };
     let page = rig.retry.list(&request).await.expect("the first page");
     request.token = page.next;
     let error = rig.retry.list(&request).await.expect_err("a ring");
@@ -218,7 +219,7 @@ async fn a_range_outside_of_the_object_is_rejected_without_a_request() {
 #[tokio::test]
 async fn listings_are_repeated_too() {
     let rig = rig([status(503), Failure::Reset("x".into())], 0);
-    let request = ListRequest { prefix: "p/".into(), delimiter: true, token: None };
+    let request = ListRequest { prefix: "p/".into(), delimiter: true, after: None, token: None };
     rig.clock.run(rig.retry.list(&request)).await.expect("listed");
     assert_eq!(rig.stats.requests(Verb::List), 3);
 }

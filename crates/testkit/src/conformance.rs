@@ -179,18 +179,36 @@ pub async fn list_all(
     prefix: &str,
     delimiter: bool,
 ) -> (Vec<(String, u64)>, Vec<String>) {
-    let mut request = ListRequest { prefix: prefix.to_owned(), delimiter, token: None };
+    list_after(lister, prefix, delimiter, None).await
+}
+
+/// The same, begun after a name: what the store lists nevertheless is left out.
+async fn list_after(
+    lister: &dyn Lister,
+    prefix: &str,
+    delimiter: bool,
+    after: Option<&str>,
+) -> (Vec<(String, u64)>, Vec<String>) {
+    let begin = after.map(str::to_owned);
+    let mut request =
+        ListRequest { prefix: prefix.to_owned(), delimiter, after: begin, token: None };
     let (mut keys, mut prefixes) = (Vec::new(), Vec::new());
-    for _ in 0..10_000 {
+    for number in 0.. {
+        assert!(number < 10_000, "list {prefix:?}: the pages do not end");
         let page = lister.list(&request).await.unwrap_or_else(|e| panic!("list {prefix:?}: {e}"));
         keys.extend(page.objects.into_iter().map(|object| (object.key, object.version.size)));
         prefixes.extend(page.prefixes);
         match page.next {
             Some(token) => request.token = Some(token),
-            None => return (keys, prefixes),
+            None => break,
         }
     }
-    panic!("list {prefix:?}: the pages do not end");
+    if let Some(after) = after {
+        keys.retain(|(key, _)| after < key.as_str());
+        prefixes.retain(|folded| after < folded.as_str() || after.starts_with(folded.as_str()));
+        prefixes.retain(|folded| folded != after);
+    }
+    (keys, prefixes)
 }
 
 /// Checks everything that `Lister` promises, through about 1,300 keys under `conformance-list/`.
@@ -224,6 +242,18 @@ pub async fn lister(lister: &dyn Lister, fixture: &dyn KeyFixture) {
             assert_eq!(prefixes, folded, "prefixes of {prefix:?}, delimiter {delimiter}");
         }
     }
+    let names = ["", "Z", "a", "a/", "a/x", "a/y", "deep/060/", "many/00999", "~t", "~u"];
+    for (name, delimiter) in names.into_iter().flat_map(|name| [(name, false), (name, true)]) {
+        let after = format!("{root}{name}");
+        let later = keys.iter().filter(|(key, _)| after < *key).cloned().collect();
+        let (expected, mut folded) = model(&later, root, delimiter);
+        folded.retain(|folded| *folded != after);
+        let (mut found, mut prefixes) = list_after(lister, root, delimiter, Some(&after)).await;
+        found.sort();
+        prefixes.sort();
+        assert_eq!(found, expected, "objects after {after:?}, delimiter {delimiter}");
+        assert_eq!(prefixes, folded, "prefixes after {after:?}, delimiter {delimiter}");
+    }
     changes_are_seen(lister, fixture, root).await;
 }
 
@@ -245,7 +275,12 @@ fn model(
 }
 
 async fn changes_are_seen(lister: &dyn Lister, fixture: &dyn KeyFixture, root: &str) {
-    let request = |token| ListRequest { prefix: format!("{root}change"), delimiter: false, token };
+    let request = |token| ListRequest {
+        prefix: format!("{root}change"),
+        delimiter: false,
+        after: None,
+        token,
+    };
     fixture.put_key(&format!("{root}change"), 10).await;
     let first = lister.list(&request(None)).await.expect("lists");
     fixture.put_key(&format!("{root}change"), 11).await;

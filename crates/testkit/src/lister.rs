@@ -129,7 +129,8 @@ impl MemoryLister {
         let state = self.state.lock();
         let mut page = ListPage::default();
         let mut last: Option<String> = None;
-        let start = match &request.token {
+        let begin = request.token.as_ref().or(request.after.as_ref());
+        let start = match begin {
             Some(token) if *token >= request.prefix => Bound::Excluded(token.as_str()),
             _ => Bound::Included(request.prefix.as_str()),
         };
@@ -138,7 +139,7 @@ impl MemoryLister {
             let slash = rest.find('/').filter(|_| request.delimiter);
             let name = slash.map(|at| &key[..=request.prefix.len() + at]);
             if let Some(name) = name
-                && (last.as_deref() == Some(name) || request.token.as_deref() == Some(name))
+                && (last.as_deref() == Some(name) || begin.is_some_and(|begin| begin == name))
             {
                 continue;
             }

@@ -142,7 +142,8 @@ fn count(account: &mut Put, result: Result<u64, String>) {
 async fn list(store: &Store) -> Result<HashMap<String, u64>, ReadError> {
     let mut sizes = HashMap::new();
     let prefix = store.prefix().to_owned();
-    let mut request = ListRequest { prefix: prefix.clone(), delimiter: false, token: None };
+    let mut request =
+        ListRequest { prefix: prefix.clone(), delimiter: false, after: None, token: None };
     loop {
         let page = store.list(&request).await?;
         for object in page.objects {

@@ -27,6 +27,7 @@ async fn a_cold_walk_takes_one_list_per_thousand_names_and_directory() {
     assert_eq!(walked.len(), directories + 2);
     assert_eq!(total, directories * files + directories + 1);
     let paths: Vec<_> = walked.iter().map(|it| it.path.to_string()).collect();
+    assert!(walked.iter().all(|it| it.is_whole), "nothing is hidden here");
     assert!(paths.is_sorted(), "parents first, siblings by name: {paths:?}");
     assert_eq!(lister.requests(), 2 + directories * 2);
     assert!(lister.requests() <= total / 1000 + directories + 2 + 10);
@@ -212,9 +213,15 @@ async fn hostile_keys_are_hidden_counted_and_shown_as_examples_in_both_modes() {
         for directory in &walked {
             let other = namespace.peek(&directory.path).expect("preloaded");
             assert!(directory.same_entries(&other), "{}", directory.path);
+            assert_eq!(directory.is_whole, other.is_whole, "{}", directory.path);
         }
         assert_eq!(namespace.stats().hidden, lazy.stats().hidden);
         assert_eq!(namespace.stats().directories, lazy.stats().directories);
+    }
+    let whole: Vec<_> = walked.iter().filter(|it| it.is_whole).map(|it| &*it.path).collect();
+    assert!(whole.contains(&"s"), "{whole:?}");
+    for hiding in ["", "a", "d", "m", "only"] {
+        assert!(!whole.contains(&hiding), "{hiding} hides a key");
     }
     let shown = names(&walked[0]);
     assert_eq!(shown, ["a/", "d/", "deep/", "m/", "ok", "only/", "s/", "é\u{85}"]);

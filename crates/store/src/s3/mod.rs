@@ -183,6 +183,7 @@ impl Backend for S3Backend {
             ("list-type", Some("2")),
             ("max-keys", Some("1000")),
             ("prefix", prefix),
+            ("start-after", request.after.as_deref().filter(|_| token.is_none())),
         ];
         let mut uri = format!("{}{separator}", self.bucket_url);
         let mut mark = '?';

@@ -58,7 +58,8 @@ impl Rig {
 
 /// The object as `store` lists it.
 pub(crate) async fn listed(store: &Store, key: &str) -> Object {
-    let request = ListRequest { prefix: key.to_owned(), delimiter: false, token: None };
+    let request =
+        ListRequest { prefix: key.to_owned(), delimiter: false, after: None, token: None };
     let page = store.list(&request).await.expect("lists");
     let found = page.objects.into_iter().find(|object| object.key == key).expect("is listed");
     Object { source: store.source(), key: key.into(), version: found.version }

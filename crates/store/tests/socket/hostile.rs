@@ -11,7 +11,8 @@ use feedline_model::{
 };
 use feedline_store::{RetryCause, Store, Verb};
 
-const FIRST: ListRequest = ListRequest { prefix: String::new(), delimiter: true, token: None };
+const FIRST: ListRequest =
+    ListRequest { prefix: String::new(), delimiter: true, after: None, token: None };
 
 const EMPTY_LISTING: &str = "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>";
 

@@ -18,7 +18,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
-const FIRST: ListRequest = ListRequest { prefix: String::new(), delimiter: true, token: None };
+const FIRST: ListRequest =
+    ListRequest { prefix: String::new(), delimiter: true, after: None, token: None };
 
 /// A server that ends with the test.
 pub(crate) struct Server {

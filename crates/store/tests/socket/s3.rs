@@ -10,7 +10,8 @@ use feedline_store::{OpenError, RetryCause, Store, StoreConfig, Verb};
 use feedline_testkit::conformance::{self, ObjectFixture as _, list_all};
 use feedline_testkit::object_bytes;
 
-const FIRST: ListRequest = ListRequest { prefix: String::new(), delimiter: true, token: None };
+const FIRST: ListRequest =
+    ListRequest { prefix: String::new(), delimiter: true, after: None, token: None };
 
 #[tokio::test]
 async fn s3_conforms() {
