@@ -82,6 +82,7 @@ impl Cluster {
             clock: Arc::clone(&parts.clock),
             room: Serve::room(config.serve_bytes_max),
             served: Served::default(),
+            guest: parts.guest,
         });
         let server = Server::start(listener, Arc::clone(&serve), world.clone()).map_err(failed)?;
         let roster = Arc::new(Roster::new(config.node, config.quota_bytes));

@@ -49,6 +49,6 @@ pub mod wire;
 pub use cluster::{Cluster, ClusterError, ClusterStatus, PeerState, PeerStatus};
 pub use fault::{Fault, Reason};
 pub use link::Link;
-pub use parts::{ClusterConfig, ClusterParts, Entropy, LocalCopies};
+pub use parts::{BodyError, ClusterConfig, ClusterParts, Entropy, Guest, LocalCopies, PortBody};
 pub use placement::NodeId;
 pub use token::{TOKEN_BYTES_MIN, Token};

@@ -6,7 +6,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use feedline_model::{BlockSource, Clock, ObjectIndex, SourceId};
+use futures::future::BoxFuture;
+use http::{Request, Response};
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::Incoming;
 use tokio::runtime::Handle;
 
 use crate::placement::NodeId;
@@ -62,8 +67,39 @@ pub struct ClusterParts {
     pub clock: Arc<dyn Clock>,
     /// Randomness, good enough for secrets.
     pub entropy: Entropy,
+    /// Who else is served on the port.
+    pub guest: Option<Guest>,
     /// Where tasks run.
     pub runtime: Handle,
+}
+
+/// Why a body ended before its time.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The body of an answer on the node's port.
+pub type PortBody = UnsyncBoxBody<Bytes, BodyError>;
+
+type Answer = BoxFuture<'static, Response<PortBody>>;
+
+/// Who answers what comes over the node's port and is not for peers.
+#[derive(Clone)]
+pub struct Guest(Arc<dyn Fn(Request<Incoming>) -> Answer + Send + Sync>);
+
+impl Guest {
+    /// Everything that no peer asks is answered by `answer`.
+    pub fn new(answer: impl Fn(Request<Incoming>) -> Answer + Send + Sync + 'static) -> Self {
+        Self(Arc::new(answer))
+    }
+
+    pub(crate) fn answer(&self, request: Request<Incoming>) -> Answer {
+        (self.0)(request)
+    }
+}
+
+impl fmt::Debug for Guest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Guest(..)")
+    }
 }
 
 type FillBytes = dyn Fn(&mut [u8]) + Send + Sync;

@@ -9,7 +9,6 @@
 //! - As long as an answer takes, the peer hears that we are alive.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,13 +18,12 @@ use bytes::Bytes;
 use feedline_model::clock::Sleep;
 use feedline_model::{BlockSource, Clock, ObjectIndex, Priority, SourceId};
 use futures::{Stream, StreamExt as _};
-use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::marks::Marks;
-use crate::parts::within;
+use crate::parts::{BodyError, Guest, PortBody, within};
 use crate::wire::{
     self, FaultKind, FrameKind, ITEM_BYTES_MAX, ITEMS_MAX, Item, ItemFault, ReadRequest,
 };
@@ -53,7 +51,7 @@ pub(crate) struct Served {
     pub(crate) refused: AtomicU64,
 }
 
-/// What peers are served from.
+/// What peers are served from, and who serves all others.
 #[derive(Debug)]
 pub(crate) struct Serve {
     pub(crate) blocks: Arc<dyn BlockSource>,
@@ -63,6 +61,7 @@ pub(crate) struct Serve {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) room: Arc<Semaphore>,
     pub(crate) served: Served,
+    pub(crate) guest: Option<Guest>,
 }
 
 /// An item that has been read; its part of the budget is free when this is dropped.
@@ -83,10 +82,7 @@ impl Serve {
     }
 
     /// The answer to a read, as frames that come as they are ready.
-    pub(crate) fn read(
-        self: Arc<Self>,
-        request: ReadRequest,
-    ) -> Result<UnsyncBoxBody<Bytes, Infallible>, String> {
+    pub(crate) fn read(self: Arc<Self>, request: ReadRequest) -> Result<PortBody, String> {
         if request.items.is_empty() || ITEMS_MAX < request.items.len() {
             return Err(format!("{} items: 1 to {ITEMS_MAX} are", request.items.len()));
         }
@@ -115,7 +111,7 @@ impl Serve {
         };
         let frames = futures::stream::unfold(sending, |mut sending| async move {
             let piece = sending.next().await?;
-            Some((Ok::<_, Infallible>(Frame::data(piece)), sending))
+            Some((Ok::<_, BodyError>(Frame::data(piece)), sending))
         });
         Ok(StreamBody::new(frames).boxed_unsync())
     }

@@ -5,6 +5,7 @@
 //! - A connection says hello before anything else of `/peer/` is answered; with a token, only who
 //!   proves to know it is let in, and a nonce is good for one proof.
 //! - A request of another wire version is refused in words that both ends can read.
+//! - What is not for peers goes to the guest, who knows by itself who may ask.
 //! - Connections, streams on them, headers and bodies all have a maximum.
 
 use std::convert::Infallible;
@@ -16,7 +17,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -29,7 +29,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::parts::{OnRuntime, within};
+use crate::parts::{OnRuntime, PortBody, within};
 use crate::peer::World;
 use crate::serve::Serve;
 use crate::token::{End, Nonce};
@@ -53,13 +53,15 @@ const HEADERS_BYTES_MAX: u32 = 16 << 10;
 /// How long a connection may stay open without any request, and a request may take to arrive.
 const SPEAK_WITHIN: Duration = Duration::from_secs(10);
 
+/// How long the other end may take none of what was sent to it, dead or asleep: until then its part of
+/// what may be on its way is lost to others.
+const TAKE_WITHIN: Duration = Duration::from_secs(60);
+
 /// How often an idle connection is tested.
 const PING_EVERY: Duration = Duration::from_secs(20);
 
 /// The pause after a failed accept: the usual cause is no free descriptor, and only time helps.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
-
-type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// A running server.
 #[derive(Debug)]
@@ -138,6 +140,10 @@ async fn connection(stream: TcpStream, serve: Arc<Serve>, world: World) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY");
     }
+    let taken_within = u32::try_from(TAKE_WITHIN.as_millis()).expect("a minute");
+    if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(&stream, taken_within) {
+        tracing::debug!(%error, "no TCP_USER_TIMEOUT");
+    }
     let state = Arc::new(Connection::default());
     let mut builder = Builder::new(OnRuntime(world.runtime.clone()));
     builder
@@ -160,8 +166,7 @@ async fn connection(stream: TcpStream, serve: Arc<Serve>, world: World) {
             let (state, serve, world) = (Arc::clone(&state), Arc::clone(&serve), world.clone());
             async move {
                 state.has_spoken.store(true, Ordering::Relaxed);
-                let response = answer(&state, &serve, &world, request).await;
-                Ok::<_, Infallible>(with_version(response))
+                Ok::<_, Infallible>(answer(&state, &serve, &world, request).await)
             }
         })
     };
@@ -182,12 +187,27 @@ async fn connection(stream: TcpStream, serve: Arc<Serve>, world: World) {
     }
 }
 
+/// Peers say their version with each request, which no other client does.
 async fn answer(
     state: &Connection,
     serve: &Arc<Serve>,
     world: &World,
     request: Request<Incoming>,
-) -> Response<Body> {
+) -> Response<PortBody> {
+    let is_of_peer = [HELLO_PATH, READ_PATH].contains(&request.uri().path())
+        && (request.method() == Method::POST || request.headers().contains_key(WIRE_HEADER));
+    match &serve.guest {
+        Some(guest) if !is_of_peer => guest.answer(request).await,
+        _ => with_version(answer_peer(state, serve, world, request).await),
+    }
+}
+
+async fn answer_peer(
+    state: &Connection,
+    serve: &Arc<Serve>,
+    world: &World,
+    request: Request<Incoming>,
+) -> Response<PortBody> {
     let path = request.uri().path();
     let (is_hello, is_read) = (path == HELLO_PATH, path == READ_PATH);
     if !is_hello && !is_read {
@@ -221,7 +241,7 @@ async fn answer(
 }
 
 /// Lets a peer in, or wants a proof first.
-fn greet(state: &Connection, world: &World, hello: &Hello) -> Response<Body> {
+fn greet(state: &Connection, world: &World, hello: &Hello) -> Response<PortBody> {
     let welcome = || json(StatusCode::OK, &world.me.hello);
     let Some(token) = &world.me.token else {
         state.is_let_in.store(true, Ordering::Release);
@@ -252,7 +272,7 @@ fn greet(state: &Connection, world: &World, hello: &Hello) -> Response<Body> {
 async fn body<T: DeserializeOwned>(
     world: &World,
     request: Request<Incoming>,
-) -> Result<T, Response<Body>> {
+) -> Result<T, Response<PortBody>> {
     let body = Limited::new(request.into_body(), REQUEST_BYTES_MAX).collect();
     let body = match within(&*world.clock, SPEAK_WITHIN, body).await {
         Some(Ok(body)) => body.to_bytes(),
@@ -263,18 +283,19 @@ async fn body<T: DeserializeOwned>(
         .map_err(|error| refuse(StatusCode::BAD_REQUEST, error.to_string()))
 }
 
-fn refuse(status: StatusCode, message: impl Into<String>) -> Response<Body> {
+fn refuse(status: StatusCode, message: impl Into<String>) -> Response<PortBody> {
     json(status, &Refusal { message: message.into() })
 }
 
-fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
+fn json(status: StatusCode, value: &impl Serialize) -> Response<PortBody> {
     let text = serde_json::to_vec(value).expect("plain data can be written");
-    let mut response = Response::new(Full::new(Bytes::from(text)).boxed_unsync());
+    let body = Full::new(Bytes::from(text)).map_err(|never| match never {});
+    let mut response = Response::new(body.boxed_unsync());
     *response.status_mut() = status;
     response
 }
 
-fn with_version(mut response: Response<Body>) -> Response<Body> {
+fn with_version(mut response: Response<PortBody>) -> Response<PortBody> {
     response.headers_mut().insert(WIRE_HEADER, HeaderValue::from(WIRE));
     response
 }

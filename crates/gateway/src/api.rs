@@ -249,8 +249,25 @@ pub struct ClusterStatus {
     pub bytes_to_peers: u64,
     /// Objects and pages that peers asked for in vain.
     pub refused: u64,
+    /// What S3 clients read at the same address.
+    #[serde(default)]
+    pub s3: S3Status,
     /// Each other node that was configured.
     pub peers: Vec<PeerStatus>,
+}
+
+/// The S3 endpoint of a node. Counters run since the mount.
+#[derive(Debug, Clone, Serialize, Deserialize, Default)]
+pub struct S3Status {
+    /// Who may read: `keys` (who signs with one of them), `anonymous` (everybody who reaches the port)
+    /// or `closed` (nobody: there are no keys).
+    pub access: String,
+    /// Requests, refused ones included.
+    pub requests: u64,
+    /// Of those, answered with an error; a key that is not there is one.
+    pub errors: u64,
+    /// Bytes of objects that were sent.
+    pub bytes: u64,
 }
 
 /// Another node. Counters run since the mount.

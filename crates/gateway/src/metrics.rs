@@ -168,6 +168,15 @@ pub const METRICS: &[Metric] = &[
     counter("feedline_cluster_served_bytes_total", "bytes", "Bytes served to peers.", |s| {
         of_cluster(s, |c| c.bytes_to_peers)
     }),
+    counter("feedline_s3_requests_total", "", "Requests of S3 clients to this node.", |s| {
+        of_cluster(s, |c| c.s3.requests)
+    }),
+    counter("feedline_s3_errors_total", "", "Of those, answered with an error.", |s| {
+        of_cluster(s, |c| c.s3.errors)
+    }),
+    counter("feedline_s3_sent_bytes_total", "bytes", "Bytes of objects sent to S3 clients.", |s| {
+        of_cluster(s, |c| c.s3.bytes)
+    }),
     counter("feedline_peer_read_bytes_total", "bytes", "Bytes read from each peer.", |s| {
         by_peer(s, |p| p.bytes as f64)
     }),

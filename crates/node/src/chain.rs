@@ -15,6 +15,7 @@ use std::sync::{Arc, OnceLock};
 use feedline_cache::{Cache, CacheConfig, CacheDirConfig};
 use feedline_cluster::{Cluster, Link};
 use feedline_fill::{Fill, FillConfig, FillParts, Liveness};
+use feedline_gateway::S3Endpoint;
 use feedline_model::{BlockSource, Clock, Lister, SourceId};
 use feedline_mount::{Capacity, CapacityProvider, Mount, MountHandle, MountParts};
 use feedline_namespace::{Mounted, Namespace, NamespaceConfig};
@@ -60,6 +61,8 @@ pub(crate) struct Chain {
     pub(crate) link: Arc<Link>,
     /// Set when the node has joined one.
     pub(crate) cluster: OnceLock<Cluster>,
+    /// What else its port serves.
+    pub(crate) s3: OnceLock<S3Endpoint>,
 }
 
 /// Opens and nests everything. Sends no request.
@@ -95,8 +98,8 @@ pub(crate) fn build(
     };
     let namespace = Namespace::open(namespace, Arc::clone(clock), tasks.clone())?;
     let fill = start_fill(config, &cache, &namespace, clock, tasks);
-    let cluster = OnceLock::new();
-    Ok(Chain { mounted, stores, cache, namespace, fill, link, cluster })
+    let (cluster, s3) = Default::default();
+    Ok(Chain { mounted, stores, cache, namespace, fill, link, cluster, s3 })
 }
 
 /// The share of the requests in flight that fill may take: what the store's limit leaves it.

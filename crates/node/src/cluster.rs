@@ -6,19 +6,21 @@ use std::path::Path;
 use std::sync::Arc;
 
 use feedline_cluster::{Cluster, ClusterConfig, ClusterParts, Entropy, Link, NodeId};
+use feedline_gateway::S3Endpoint;
 use feedline_model::Clock;
 use tokio::runtime::Handle;
 
 use crate::chain::{self, Chain};
 use crate::config::{ClusterSettings, ResolvedConfig};
 use crate::role::StartError;
+use crate::s3;
 use crate::secrets::Secrets;
 
 /// The share of the buffer that may be on its way to peers: as much again as fetches may take would
 /// double what the operator set.
 const SERVE_SHARE: u64 = 2;
 
-/// Joins, and waits a moment for the others to answer.
+/// Joins, and waits a moment for the others to answer. Whoever else comes to the port is served S3.
 pub(crate) async fn join(
     config: &ResolvedConfig,
     settings: &ClusterSettings,
@@ -26,7 +28,9 @@ pub(crate) async fn join(
     link: &Arc<Link>,
     clock: &Arc<dyn Clock>,
     tasks: &Handle,
-) -> Result<Cluster, StartError> {
+) -> Result<(Cluster, S3Endpoint), StartError> {
+    let secrets = secrets(settings)?;
+    let s3 = s3::endpoint(config, settings, &secrets, chain, clock, tasks);
     let entropy = Entropy::new(random);
     let quota_bytes = chain.cache.stats().dirs.iter().map(|dir| dir.quota_bytes).sum();
     let cluster = ClusterConfig {
@@ -36,7 +40,7 @@ pub(crate) async fn join(
         quota_bytes,
         listen: settings.listen,
         peers: settings.peers.clone(),
-        token: secrets(settings)?.token,
+        token: secrets.token,
         local_copies: settings.local_copies,
         serve_bytes_max: config.buffer_bytes / SERVE_SHARE,
         // As long as the owner itself tries before it gives up.
@@ -48,12 +52,13 @@ pub(crate) async fn join(
         mounted: chain.mounted.iter().map(|it| (it.source, it.prefix.clone())).collect(),
         clock: Arc::clone(clock),
         entropy,
+        guest: Some(s3::guest(&s3)),
         runtime: tasks.clone(),
     };
     chain.cache.set_ownership(Arc::clone(link) as _);
     let cluster = Cluster::start(cluster, parts, Arc::clone(link))?;
     cluster.settle().await;
-    Ok(cluster)
+    Ok((cluster, s3))
 }
 
 /// What the port's secrets are; an error if they leave it open and nobody said that it may be.
@@ -126,7 +131,7 @@ mod tests {
     #[test]
     fn a_port_that_others_can_reach_needs_a_token_or_the_operators_word() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("s3-keys"), "").unwrap();
+        fs::write(dir.path().join("s3-keys"), "AK SK").unwrap();
         let settings = |listen: &str, insecure| ClusterSettings {
             listen: listen.parse().unwrap(),
             peers: Vec::new(),

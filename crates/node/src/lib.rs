@@ -24,6 +24,7 @@ mod reach;
 pub mod registry;
 pub mod role;
 mod router;
+mod s3;
 mod secrets;
 mod signals;
 mod status;

@@ -451,8 +451,9 @@ async fn join_cluster(
     tasks: &Handle,
 ) -> Result<(), StartError> {
     let Some(settings) = &config.cluster else { return Ok(()) };
-    let cluster = cluster::join(config, settings, chain, &chain.link, clock, tasks).await?;
+    let (cluster, s3) = cluster::join(config, settings, chain, &chain.link, clock, tasks).await?;
     chain.cluster.set(cluster).expect("a node joins once");
+    chain.s3.set(s3).expect("a node joins once");
     Ok(())
 }
 

@@ -12,6 +12,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use feedline_cluster::Token;
+use feedline_gateway::S3Keys;
 
 use crate::role::StartError;
 
@@ -35,6 +36,8 @@ const WORLD_READS: u32 = 0o004;
 pub(crate) struct Secrets {
     /// What peers must know, if anything.
     pub(crate) token: Option<Token>,
+    /// With what S3 clients sign.
+    pub(crate) s3_keys: Option<S3Keys>,
 }
 
 impl Secrets {
@@ -48,7 +51,12 @@ impl Secrets {
         let token = read_file(&dir.join(TOKEN))?.map(|(file, text)| {
             Token::read(&text).map_err(|why| StartError::Secrets { path: file, why })
         });
-        Ok(Self { token: token.transpose()? })
+        let s3_keys = read_file(&dir.join(S3_KEYS))?.map(|(file, text)| {
+            let text = String::from_utf8(text).map_err(|_| "is no text".to_owned());
+            let keys = text.and_then(|text| S3Keys::parse(&text));
+            keys.map_err(|why| StartError::Secrets { path: file, why })
+        });
+        Ok(Self { token: token.transpose()?, s3_keys: s3_keys.transpose()? })
     }
 }
 
@@ -112,7 +120,25 @@ mod tests {
         fs::write(&file, vec![b'a'; FILE_BYTES_MAX as usize + 1]).unwrap();
         assert!(said(dir.path()).contains("larger than 1024 KiB"));
         fs::remove_file(&file).unwrap();
-        fs::write(dir.path().join(S3_KEYS), "").unwrap();
-        assert!(Secrets::read(dir.path()).unwrap().token.is_none());
+        fs::write(dir.path().join(S3_KEYS), "# ours\n\nAK  hunter2\n").unwrap();
+        let secrets = Secrets::read(dir.path()).unwrap();
+        assert!(secrets.token.is_none() && secrets.s3_keys.is_some());
+        assert!(!format!("{secrets:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_bad_line_of_s3_keys_is_named_by_its_number_and_never_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        for (text, expected) in [
+            ("AK SK\nhunter2\n", "line 2 is not ACCESS_KEY SECRET_KEY"),
+            ("AK hunter2 more\n", "line 1 is not ACCESS_KEY SECRET_KEY"),
+            ("AK hunter2\nAK hunter2\n", "line 2 has the access key of a line before it"),
+            ("# nothing\n", "holds no key"),
+        ] {
+            fs::write(dir.path().join(S3_KEYS), text).unwrap();
+            let said = said(dir.path());
+            assert!(said.contains("/s3-keys: ") && said.contains(expected), "{said}");
+            assert!(!said.contains("hunter2"), "{said}");
+        }
     }
 }

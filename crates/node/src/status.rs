@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use feedline_cluster::{LocalCopies, PeerState};
 use feedline_gateway::api::{
     CacheDirStatus, ClusterStatus, DataSetStatus, FillStatus, MountedSource, NamespaceStatus,
-    PeerStatus, ReadStatus, Status,
+    PeerStatus, ReadStatus, S3Status, Status,
 };
 use feedline_store::{RetryCause, Verb};
 
@@ -175,8 +175,20 @@ fn cluster(node: &NodeAdmin) -> Option<ClusterStatus> {
         served: now.served,
         bytes_to_peers: now.bytes_served,
         refused: now.refused,
+        s3: s3(node),
         peers: peers.collect(),
     })
+}
+
+fn s3(node: &NodeAdmin) -> S3Status {
+    let Some(s3) = node.chain().s3.get() else { return S3Status::default() };
+    let stats = s3.stats();
+    S3Status {
+        access: s3.access().label().into(),
+        requests: stats.requests,
+        errors: stats.errors,
+        bytes: stats.bytes,
+    }
 }
 
 /// Resident memory of this process; 0 if `/proc` is not there.

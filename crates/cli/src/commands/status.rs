@@ -204,7 +204,7 @@ fn fill_fact(fill: &FillStatus) -> Option<String> {
 }
 
 /// The node among the others, and what passed between them.
-fn cluster_facts(cluster: &ClusterStatus) -> [(&'static str, String); 2] {
+fn cluster_facts(cluster: &ClusterStatus) -> [(&'static str, String); 3] {
     let members = format!(
         "{} nodes with {} together, epoch {} ({}); this is {} at {}, local copies {}",
         output::count(cluster.members),
@@ -223,7 +223,19 @@ fn cluster_facts(cluster: &ClusterStatus) -> [(&'static str, String); 2] {
         output::bytes(cluster.bytes_to_peers),
         output::count(cluster.fell_back),
     );
-    [("cluster", members), ("peers", traffic)]
+    let s3 = format!(
+        "http://{} ({}), {} requests ({} with an error), {} sent",
+        cluster.address,
+        match cluster.s3.access.as_str() {
+            "keys" => "signed with a key of s3-keys",
+            "anonymous" => "no key needed",
+            _ => "closed: there is no file s3-keys in cluster_secrets",
+        },
+        output::count(cluster.s3.requests),
+        output::count(cluster.s3.errors),
+        output::bytes(cluster.s3.bytes),
+    );
+    [("cluster", members), ("peers", traffic), ("s3 reads", s3)]
 }
 
 fn peer_table(peers: &[PeerStatus]) -> Table {

@@ -111,7 +111,7 @@ impl<'a> Cluster<'a> {
 }
 
 /// Of this test process and this test alone: all of 127.0.0.0/8 is this machine.
-fn address(test: usize, node: usize) -> String {
+pub(crate) fn address(test: usize, node: usize) -> String {
     let pid = std::process::id() as usize;
     format!("127.{}.{}.{}:7001", 16 + pid % 224, pid / 224 % 256, 1 + test * NODES + node)
 }

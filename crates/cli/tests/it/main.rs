@@ -20,5 +20,6 @@ mod names;
 mod plain;
 mod python;
 mod readme;
+mod s3;
 mod sandbox;
 mod watchdog;

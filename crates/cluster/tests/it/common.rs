@@ -167,6 +167,7 @@ impl Plan {
             mounted: vec![(SOURCE, "other/".into()), (SOURCE, self.prefix.into())],
             clock: RealClock::shared(),
             entropy: entropy(),
+            guest: None,
             runtime: Handle::current(),
         };
         let cluster = Cluster::start(config, parts, Arc::clone(&link)).unwrap();

@@ -420,7 +420,7 @@ pub const SETTINGS: &[Setting] = &[
         "IP:PORT",
         "",
         Kind::Address,
-        "Share the cache with other nodes: where they reach this one; beyond this machine only with \
+        "Share the cache with other nodes, and serve it to S3 clients: where they reach this one; beyond this machine only with \
          cluster_secrets or insecure",
     ),
     setting(
@@ -443,7 +443,7 @@ pub const SETTINGS: &[Setting] = &[
         "",
         Kind::Path,
         "A directory with the secrets of listen, each a file that may be absent: token, 32 bytes or more that all \
-         nodes share, only who knows it is let in",
+         nodes share, only who knows it is let in; s3-keys, lines of ACCESS_KEY SECRET_KEY that S3 clients sign with",
     ),
     setting(
         "insecure",
