@@ -152,6 +152,11 @@ fn the_aws_command_copies_and_lists_without_keys_on_this_machine() {
     assert!(aws(&["s3", "ls"]).ok().contains(" b\n"));
     let listed = aws(&["s3", "ls", "s3://b/"]).ok();
     assert!(listed.contains("PRE train/") && listed.contains(" big\n"), "{listed}");
+    // A folder that was listed is known: its objects are found without a request.
+    assert!(aws(&["s3", "ls", "s3://b/train/"]).ok().contains("a.jpg"));
+    let lists = sandbox.sim.stats().list;
+    assert!(get(&address, "/b/train/a.jpg").starts_with("HTTP/1.1 200"));
+    assert_eq!(sandbox.sim.stats().list, lists);
     let copy = sandbox.path("copy");
     let copied = copy.to_str().unwrap();
     aws(&["s3", "cp", "--only-show-errors", "--recursive", "s3://b/", copied]).ok();

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use feedline_cluster::wire::{HELLO_PATH, HelloAnswer, WIRE, WIRE_HEADER};
 use feedline_cluster::{
-    Cluster, ClusterConfig, ClusterParts, Entropy, Link, LocalCopies, NodeId, Token,
+    Cluster, ClusterConfig, ClusterParts, Entropy, Guest, Link, LocalCopies, NodeId, Token,
 };
 use feedline_model::{
     BlockSource, CachedFile, Object, ObjectHolder, ObjectId, ObjectIndex, Priority, Push,
@@ -107,6 +107,7 @@ pub(crate) struct Plan {
     pub(crate) serve_bytes_max: u64,
     /// Of the keys that are mounted.
     pub(crate) prefix: &'static str,
+    pub(crate) guest: Option<Guest>,
 }
 
 impl Default for Plan {
@@ -118,6 +119,7 @@ impl Default for Plan {
             answer_max: Duration::from_secs(40),
             serve_bytes_max: 64 << 20,
             prefix: "",
+            guest: None,
         }
     }
 }
@@ -167,7 +169,7 @@ impl Plan {
             mounted: vec![(SOURCE, "other/".into()), (SOURCE, self.prefix.into())],
             clock: RealClock::shared(),
             entropy: entropy(),
-            guest: None,
+            guest: self.guest.clone(),
             runtime: Handle::current(),
         };
         let cluster = Cluster::start(config, parts, Arc::clone(&link)).unwrap();

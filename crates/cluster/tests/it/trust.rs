@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use feedline_cluster::PeerState;
 use feedline_cluster::wire::{
     Challenge, HELLO_PATH, Hello, Item, READ_PATH, ReadRequest, WIRE, WIRE_HEADER, hex,
 };
+use feedline_cluster::{Guest, PeerState};
 use feedline_testkit::MemorySource;
-use http::{Request, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -182,5 +182,33 @@ async fn requests_of_no_use_are_refused_in_words() {
     ] {
         let (status, said) = stranger.post(path, WIRE, body).await;
         assert_eq!(status, expected, "{path}: {}", String::from_utf8_lossy(&said));
+    }
+}
+
+#[tokio::test]
+async fn the_guest_hears_what_no_peer_says_and_nothing_else() {
+    let guest = Guest::new(|request| {
+        let said = format!("{} {}", request.method(), request.uri().path());
+        let body = Full::new(Bytes::from(said)).map_err(|never| match never {}).boxed_unsync();
+        Box::pin(async { Response::new(body) })
+    });
+    let plan = Plan { guest: Some(guest), ..with(Some(TOKEN)) };
+    let bucket = MemorySource::new(SOURCE);
+    let [address] = addresses();
+    let node = plan.start(1, address, &[address], Arc::clone(&bucket) as _);
+    let mut stranger = Stranger::connect(&node).await;
+    // A peer's call is a peer's call, before a hello as well.
+    let read = read_of(&node, &bucket);
+    let (status, _) = stranger.post(READ_PATH, WIRE, read).await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED);
+    let (status, _) = stranger.post(READ_PATH, WIRE + 1, Vec::new()).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    for (method, path) in [("GET", "/b/key"), ("PUT", "/peer"), ("GET", READ_PATH), ("POST", "/")] {
+        let request = Request::builder().method(method).uri(format!("http://node{path}"));
+        let request = request.body(Full::default()).unwrap();
+        let response = stranger.0.send_request(request).await.unwrap();
+        assert!(!response.headers().contains_key(WIRE_HEADER));
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(String::from_utf8_lossy(&body), format!("{method} {path}"));
     }
 }

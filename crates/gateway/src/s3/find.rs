@@ -10,7 +10,7 @@ use super::S3Mount;
 
 /// How long a lookup waits for the folder's listing before it asks for the one key: a listing of a
 /// hundred thousand names takes many round trips, and goes on meanwhile.
-const LISTED_WITHIN: Duration = Duration::from_millis(500);
+pub(super) const LISTED_WITHIN: Duration = Duration::from_millis(500);
 
 /// A bucket, with what of it is mounted.
 #[derive(Debug)]

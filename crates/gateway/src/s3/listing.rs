@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use feedline_model::{Directory, ListRequest, ListedObject, ReadError, Tree, Version};
+use feedline_model::{Clock, Directory, ListRequest, ListedObject, ReadError, Tree, Version};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use s3s::dto::{
     CommonPrefix, EncodingType, ListObjectsInput, ListObjectsOutput, ListObjectsV2Input,
@@ -16,7 +16,7 @@ use s3s::dto::{
 use s3s::{S3Result, s3_error};
 
 use super::condition;
-use super::find::{Bucket, Scope};
+use super::find::{Bucket, LISTED_WITHIN, Scope};
 use super::memory;
 
 /// S3 never lists more in one page.
@@ -126,13 +126,41 @@ impl Page {
 
 /// One page. Cost: memory where every folder on it is known, else one LIST for each 1,000 names and
 /// mounted prefix.
-pub(super) async fn page(bucket: &Bucket, tree: &dyn Tree, ask: &Ask) -> Result<Page, ReadError> {
+pub(super) async fn page(
+    bucket: &Bucket,
+    tree: &dyn Tree,
+    clock: &dyn Clock,
+    ask: &Ask,
+) -> Result<Page, ReadError> {
     if ask.max == 0 {
         return Ok(Page::default());
     }
-    match memory::page(bucket, tree, ask) {
-        Some(page) => Ok(page),
-        None => page_of_bucket(bucket, tree, ask).await,
+    if let Some(page) = memory::page(bucket, tree, ask) {
+        return Ok(page);
+    }
+    if learn_folder(bucket, tree, clock, ask).await
+        && let Some(page) = memory::page(bucket, tree, ask)
+    {
+        return Ok(page);
+    }
+    page_of_bucket(bucket, tree, ask).await
+}
+
+/// Has the tree list the one folder that is asked for: the same LIST as a page of the bucket's, after which
+/// the pages that follow and the reads cost none. True if it did.
+async fn learn_folder(bucket: &Bucket, tree: &dyn Tree, clock: &dyn Clock, ask: &Ask) -> bool {
+    let [Part::Keys(scope, prefix)] = ask.parts(bucket)[..] else { return false };
+    let Some((folder, _)) = memory::folder_of(scope, prefix).filter(|_| ask.is_folded) else {
+        return false;
+    };
+    // A folder that is known and does not do is not listed again for it.
+    if tree.peek(&folder).is_some() {
+        return false;
+    }
+    tokio::select! {
+        // An error is that of the bucket's page as well.
+        listed = tree.list(&folder) => listed.is_ok(),
+        () = clock.sleep(LISTED_WITHIN) => false,
     }
 }
 

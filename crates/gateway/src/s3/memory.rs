@@ -27,6 +27,18 @@ pub(super) fn page(bucket: &Bucket, tree: &dyn Tree, ask: &Ask) -> Option<Page> 
     Some(walk.page)
 }
 
+/// The folder of the tree that shows the keys with a prefix, and how their names begin there; `None` if
+/// that is no path.
+pub(super) fn folder_of<'a>(scope: &Scope, prefix: &'a str) -> Option<(String, &'a str)> {
+    let rest = prefix.strip_prefix(&scope.prefix)?;
+    let (parent, start) = rest.rsplit_once('/').unwrap_or(("", rest));
+    let is_path = |part: &str| !["", ".", ".."].contains(&part);
+    if rest.contains('/') && !parent.split('/').all(is_path) {
+        return None;
+    }
+    Some((join(&scope.path, parent), start))
+}
+
 struct Walk<'a> {
     tree: &'a dyn Tree,
     ask: &'a Ask,
@@ -50,14 +62,8 @@ impl Walk<'_> {
         if scope.is_mixed {
             return None;
         }
-        let rest = prefix.strip_prefix(&scope.prefix)?;
-        let (parent, start) = rest.rsplit_once('/').unwrap_or(("", rest));
-        let is_path = |part: &str| !["", ".", ".."].contains(&part);
-        if rest.contains('/') && !parent.split('/').all(is_path) {
-            return None;
-        }
-        let folder = &prefix[..prefix.len() - start.len()];
-        self.folder(&join(&scope.path, parent), folder, start)
+        let (path, start) = folder_of(scope, prefix)?;
+        self.folder(&path, &prefix[..prefix.len() - start.len()], start)
     }
 
     /// Adds what a folder shows whose names begin with `start`; its keys begin with `prefix`.

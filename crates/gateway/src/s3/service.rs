@@ -202,7 +202,7 @@ impl S3 for Calls {
     ) -> S3Result<S3Response<ListObjectsV2Output>> {
         let bucket = self.bucket(&request.input.bucket)?;
         let ask = listing::ask_of_v2(&request.input)?;
-        let page = listing::page(bucket, &*self.tree, &ask).await;
+        let page = listing::page(bucket, &*self.tree, &*self.clock, &ask).await;
         let page = page.map_err(|error| failure::of(&error, Doing::Listing))?;
         Ok(S3Response::new(listing::answer_v2(request.input, page)))
     }
@@ -213,7 +213,7 @@ impl S3 for Calls {
     ) -> S3Result<S3Response<ListObjectsOutput>> {
         let bucket = self.bucket(&request.input.bucket)?;
         let ask = listing::ask_of_v1(&request.input)?;
-        let page = listing::page(bucket, &*self.tree, &ask).await;
+        let page = listing::page(bucket, &*self.tree, &*self.clock, &ask).await;
         let page = page.map_err(|error| failure::of(&error, Doing::Listing))?;
         Ok(S3Response::new(listing::answer_v1(request.input, page)))
     }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use feedline_model::{
     Directory, DirectoryBuilder, ListRequest, Lister as _, ReadError, SourceId, Tree, Version,
 };
-use feedline_testkit::MemoryLister;
+use feedline_testkit::{FakeClock, MemoryLister};
 use parking_lot::Mutex;
 
 use super::S3Mount;
@@ -119,7 +119,7 @@ async fn follow(bucket: &Bucket, tree: &Known, mut ask: Ask) -> Vec<String> {
     let mut names = Vec::new();
     loop {
         let known = memory::page(bucket, tree, &ask);
-        let listed = listing::page(bucket, &nothing, &ask).await.unwrap();
+        let listed = listing::page(bucket, &nothing, &FakeClock::new(), &ask).await.unwrap();
         if let Some(known) = known {
             assert_eq!(known, listed, "{ask:?}");
         } else {
@@ -186,7 +186,7 @@ async fn only_what_is_below_a_mounted_prefix_is_listed() {
     let tree = Known::default();
     let list = async |prefix: &str, is_folded| {
         let ask = Ask { prefix: prefix.into(), is_folded, after: String::new(), max: 1000 };
-        let page = listing::page(&bucket, &tree, &ask).await.unwrap();
+        let page = listing::page(&bucket, &tree, &FakeClock::new(), &ask).await.unwrap();
         page.items.iter().map(|item| item.name().to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(list("", false).await, ["a/b/2", "a/b/c/3", "e/5"]);
@@ -210,7 +210,7 @@ async fn a_listing_of_the_bucket_marks_folders_that_the_tree_knows_otherwise() {
     lister.insert("changed/1", 2);
     lister.insert("more/2", 1);
     let ask = Ask { prefix: String::new(), is_folded: false, after: String::new(), max: 1000 };
-    listing::page(&bucket(&lister, &[("", "")]), &tree, &ask).await.unwrap();
+    listing::page(&bucket(&lister, &[("", "")]), &tree, &FakeClock::new(), &ask).await.unwrap();
     assert_eq!(*tree.expired.lock(), ["changed", "more"]);
 }
 
@@ -224,7 +224,8 @@ async fn a_folder_that_hides_keys_is_listed_by_the_bucket() {
     hiding.is_whole = false;
     tree.directories.insert("d".into(), Arc::new(hiding));
     let ask = Ask { prefix: "d/".into(), is_folded: false, after: String::new(), max: 1000 };
-    let page = listing::page(&bucket(&lister, &[("", "")]), &tree, &ask).await.unwrap();
+    let page =
+        listing::page(&bucket(&lister, &[("", "")]), &tree, &FakeClock::new(), &ask).await.unwrap();
     assert_eq!(page.items.len(), 3);
     // The lister itself begins after a name.
     let request = ListRequest { after: Some("d/1".into()), ..ListRequest::default() };
