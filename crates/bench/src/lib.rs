@@ -27,6 +27,7 @@ pub mod jpeg;
 mod juicefs;
 pub mod loaders;
 pub mod meta;
+pub mod netns;
 pub mod read;
 pub mod report;
 pub mod s3fs;
