@@ -1,8 +1,9 @@
 # make demo    the main job on this machine: a bucket with cloud latency, a mount, three epochs, a chart
 # make test    everything that must hold: format, lints, licences, tidy, all tests
 # make bench   the table of targets, measured side by side (see bench/README.md)
+# make bench-cluster   the same of a cluster: four nodes in network namespaces (root)
 
-.PHONY: demo test bench build lint clean
+.PHONY: demo test bench bench-cluster build lint clean
 
 demo:
 	@scripts/setup demo
@@ -25,6 +26,11 @@ bench:
 	@scripts/setup loaders
 	cargo build --release --locked --package feedline
 	target/release/feedline bench targets
+
+bench-cluster:
+	@scripts/setup cluster
+	cargo build --release --locked --package feedline
+	target/release/feedline bench cluster
 
 build:
 	@scripts/setup build

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
-use crate::{compare, evict, http, meta, read, targets, train};
+use crate::{cluster, compare, evict, http, meta, read, targets, train};
 
 /// `feedline bench`
 #[derive(Debug, Args)]
@@ -26,6 +26,8 @@ enum BenchCommand {
     Evict(evict::EvictArgs),
     /// The whole target table, side by side with ext4 and s3fs
     Targets(targets::TargetsArgs),
+    /// The target table of a cluster: nodes on this machine, each in a network namespace
+    Cluster(cluster::ClusterArgs),
     /// Any systems with any clients from one config file; a table, JSON, and a page with charts
     Compare(compare::CompareArgs),
     /// One training process; started by `train`
@@ -49,6 +51,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
         BenchCommand::Meta(args) => meta::run(&args).map(drop),
         BenchCommand::Evict(args) => evict::run(&args).map(drop),
         BenchCommand::Targets(args) => targets::run(&args).map(drop),
+        BenchCommand::Cluster(args) => cluster::run(&args).map(drop),
         BenchCommand::Compare(args) => compare::run(&args).map(drop),
         BenchCommand::Worker { config } => {
             let config = serde_json::from_str(&config).context("the worker's configuration")?;

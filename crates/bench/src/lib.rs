@@ -4,7 +4,8 @@
 //!
 //! [`dataset`] makes what is read, [`train`] is the loader (in DALI's order, which `oracle` knows),
 //! [`read`], [`http`] and [`meta`] are the plain measurements, [`targets`] composes them into the table
-//! that `make bench` prints, [`compare`] into whatever a config file asks for, [`report`] draws results. [`evict`] stands apart: it simulates what a cache
+//! that `make bench` prints, [`compare`] into whatever a config file asks for, [`report`] draws results. [`cluster`] starts several
+//! nodes on this machine, in the networks of [`netns`], and measures them. [`evict`] stands apart: it simulates what a cache
 //! that is too small keeps.
 //!
 //! # Deliberately absent
@@ -15,6 +16,7 @@
 pub mod bench;
 pub mod caches;
 pub mod cgroup;
+pub mod cluster;
 pub mod compare;
 pub mod dataset;
 pub mod evict;

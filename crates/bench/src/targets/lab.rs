@@ -8,7 +8,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -22,6 +22,7 @@ use serde_json::Value;
 
 use super::sample::Requests;
 use super::system::{Place, System};
+use crate::netns::Namespace;
 
 /// What the simulated bucket accepts; it checks signatures, not who they belong to.
 pub(crate) const CREDENTIALS: [(&str, &str); 3] = [
@@ -59,7 +60,7 @@ pub(crate) fn spawn(command: &mut Command) -> Result<Child> {
 }
 
 /// Looks until `done`, for at most [`WAIT_MAX`]; true if it came.
-pub(super) fn wait_until(mut done: impl FnMut() -> Result<bool>) -> Result<bool> {
+pub(crate) fn wait_until(mut done: impl FnMut() -> Result<bool>) -> Result<bool> {
     let started = crate::time::now();
     while started.elapsed() < WAIT_MAX {
         if done()? {
@@ -119,19 +120,42 @@ pub(crate) fn last_lines(log: &Path) -> String {
 #[derive(Debug)]
 pub(crate) struct Bucket {
     child: Child,
-    /// `http://127.0.0.1:PORT`.
+    /// `http://ADDRESS:PORT`.
     pub(crate) url: String,
+    /// Where it listens, if not on this machine's own network.
+    inside: Option<Namespace>,
 }
 
 impl Bucket {
     /// Serves the buckets that are the folders of `root`, shaped by more flags of `feedline s3sim`.
     pub(crate) fn start<S: AsRef<OsStr>>(root: &Path, flags: &[S]) -> Result<Self> {
+        Self::serve(root, flags, Ipv4Addr::LOCALHOST, None)
+    }
+
+    /// The same at an address of a namespace.
+    pub(crate) fn start_in<S: AsRef<OsStr>>(
+        root: &Path,
+        flags: &[S],
+        (inside, address): (&Namespace, Ipv4Addr),
+    ) -> Result<Self> {
+        Self::serve(root, flags, address, Some(inside.clone()))
+    }
+
+    fn serve<S: AsRef<OsStr>>(
+        root: &Path,
+        flags: &[S],
+        address: Ipv4Addr,
+        inside: Option<Namespace>,
+    ) -> Result<Self> {
         let mut command = feedline()?;
-        command.args(["s3sim", "--listen", "127.0.0.1:0"]).args(flags).arg("--root");
+        command.args(["s3sim", "--listen", &format!("{address}:0")]).args(flags).arg("--root");
         command.arg(root).stdout(Stdio::piped());
+        if let Some(inside) = &inside {
+            inside.put(&mut command);
+        }
         let mut child = spawn(&mut command)?;
         let output = child.stdout.take().context("output of feedline s3sim")?;
-        let mut this = Self { child, url: String::new() };
+        let mut this = Self { child, url: String::new(), inside };
         for line in BufReader::new(output).lines() {
             if let Some((_, url)) = line?.split_once("listening on ") {
                 this.url = url.trim().trim_end_matches('/').to_owned();
@@ -144,7 +168,11 @@ impl Bucket {
     /// Asks for a path and returns head and body.
     fn ask(&self, path: &str) -> Result<String> {
         let address = self.url.strip_prefix("http://").context("the bucket's address")?;
-        let mut stream = TcpStream::connect(address).context("connect to the bucket")?;
+        let mut stream = match &self.inside {
+            None => TcpStream::connect(address),
+            Some(inside) => inside.run(|| TcpStream::connect(address))?,
+        }
+        .context("connect to the bucket")?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
@@ -205,6 +233,17 @@ impl Mount {
     /// Mounts `bucket` at a folder below `home`, caching below `home` too. The same `home` finds the
     /// cache again.
     pub(crate) fn new(system: &System, at: &Bucket, bucket: &str, home: &Path) -> Result<Self> {
+        Self::new_in(system, at, bucket, home, None)
+    }
+
+    /// The same with the daemon in a network namespace.
+    pub(crate) fn new_in(
+        system: &System,
+        at: &Bucket,
+        bucket: &str,
+        home: &Path,
+        inside: Option<&Namespace>,
+    ) -> Result<Self> {
         let (dir, cache, log) = (home.join("mnt"), home.join("cache"), home.join("daemon.log"));
         for folder in [&dir, &cache] {
             fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
@@ -213,6 +252,9 @@ impl Mount {
         let mut command = system.command(&place)?;
         let file = File::create(&log).with_context(|| format!("create {}", log.display()))?;
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        if let Some(inside) = inside {
+            inside.put(&mut command);
+        }
         let child = spawn(&mut command)?;
         let mut this =
             Self { system: system.clone(), dir, home: home.to_owned(), daemon: Some(child) };
@@ -244,6 +286,14 @@ impl Mount {
         let home = self.home.clone();
         self.end()?;
         fs::remove_dir_all(&home).with_context(|| format!("remove {}", home.display()))
+    }
+
+    /// Ends the daemon without a word, as a crash does.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        let mut child = self.daemon.take().context("a mount has a daemon")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
     }
 
     /// The process that serves.
