@@ -14,9 +14,24 @@ use crate::sandbox::Sandbox;
 const FLAGS: [&str; 9] =
     ["demo", "--no-s3fs", "--images", "120", "--classes", "3", "--processes", "2", "--out"];
 
-fn args(out: &Path) -> Vec<String> {
-    FLAGS.iter().map(|flag| (*flag).to_owned()).chain([out.display().to_string()]).collect()
+fn args(flags: &[&str], out: &Path) -> Vec<String> {
+    flags.iter().map(|flag| (*flag).to_owned()).chain([out.display().to_string()]).collect()
 }
+
+/// The same for a cluster.
+const CLUSTER_FLAGS: [&str; 11] = [
+    "demo",
+    "--nodes",
+    "3",
+    "--images",
+    "150",
+    "--classes",
+    "3",
+    "--processes",
+    "1",
+    "--json",
+    "--out",
+];
 
 fn assert_nothing_left(sandbox: &Sandbox, out: &Path) {
     assert!(!out.join("work").exists(), "the work directory is left");
@@ -30,7 +45,7 @@ fn the_demo_tells_its_story_writes_the_report_and_leaves_nothing() {
     let sandbox = Sandbox::new();
     let out = sandbox.path("out");
     let started = Instant::now();
-    let ran = sandbox.run(&args(&out));
+    let ran = sandbox.run(&args(&FLAGS, &out));
     assert_eq!(ran.code, Some(0), "{}\n{}", ran.stdout, ran.stderr);
     assert!(ran.stdout.contains("requests/image"), "{}", ran.stdout);
     let report = std::fs::read_to_string(out.join("report.json")).unwrap();
@@ -49,10 +64,15 @@ fn the_demo_tells_its_story_writes_the_report_and_leaves_nothing() {
 
 #[test]
 fn an_interrupted_demo_leaves_nothing() {
-    for moment in ["work/bucket", "work/feedline-cache/objects"] {
+    let moments = [
+        (&FLAGS[..], "work/bucket"),
+        (&FLAGS[..], "work/feedline-cache/objects"),
+        (&CLUSTER_FLAGS[..], "work/nodes/node-2/cache/objects"),
+    ];
+    for (flags, moment) in moments {
         let sandbox = Sandbox::new();
         let out = sandbox.path("out");
-        let mut command = sandbox.feedline(&args(&out));
+        let mut command = sandbox.feedline(&args(flags, &out));
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let started = Instant::now();
         while !out.join(moment).exists() {
@@ -65,4 +85,24 @@ fn an_interrupted_demo_leaves_nothing() {
         assert_eq!(child.wait().unwrap().code(), Some(1), "at {moment}");
         assert_nothing_left(&sandbox, &out);
     }
+}
+
+#[test]
+fn the_demo_of_a_cluster_fetches_each_image_once_and_leaves_nothing() {
+    let sandbox = Sandbox::new();
+    let out = sandbox.path("out");
+    let ran = sandbox.run(&args(&CLUSTER_FLAGS, &out));
+    assert!(ran.stderr.contains("GETs an object"), "{}\n{}", ran.stdout, ran.stderr);
+    let report = ran.json();
+    let epochs = report["epochs"].as_array().unwrap();
+    assert_eq!(epochs.len(), 3);
+    let of_all = |name: &str| epochs.iter().map(|epoch| epoch[name].as_u64().unwrap()).sum::<u64>();
+    assert_eq!(of_all("images"), 450);
+    let gets: u64 = epochs.iter().map(|epoch| epoch["requests"]["get"].as_u64().unwrap()).sum();
+    // One for each, and no more than nodes say: on a machine that stands still for seconds they go by.
+    assert!((150..=151 + of_all("fell_back")).contains(&gets), "{report:#}");
+    assert!(epochs.iter().all(|epoch| epoch["nodes"].as_array().unwrap().len() == 3));
+    let written = std::fs::read_to_string(out.join("cluster.json")).unwrap();
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&written).unwrap(), report);
+    assert_nothing_left(&sandbox, &out);
 }

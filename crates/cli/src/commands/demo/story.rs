@@ -9,28 +9,33 @@ use feedline_bench::report::{self, DemoEpoch, DemoReport, DemoSystem};
 use feedline_bench::train::{Decode, Train, TrainArgs};
 use indicatif::ProgressBar;
 
-use super::Args;
 use super::stage::{BUCKET, Bucket, Mounted};
+use super::{Args, say};
 
 /// Images in a loader's batch: a quarter of the reference's, since the data set is small.
 const BATCH_SIZE: usize = 64;
 
 /// Any seed will do; the same one gives the same bytes on every machine.
-const SEED: u64 = 1;
+pub(super) const SEED: u64 = 1;
+/// Images without `--images`.
+const IMAGES: usize = 1_000;
+/// Loader processes without `--processes`.
+const PROCESSES: usize = 4;
 
 /// Starts one of the systems that are compared.
 type Start = fn(&Bucket, &Path) -> Result<Mounted>;
 
 /// Runs everything, prints the table, writes `report.html`, `chart.svg` and `report.json` into `out`.
 pub(super) fn tell(args: &Args, out: &Path, work: &Path) -> Result<()> {
-    println!("Making {} JPEGs like ImageNet's (110 KB on average) ...", args.images);
+    let images = args.images.unwrap_or(IMAGES);
+    say(args, format!("Making {images} JPEGs like ImageNet's (110 KB on average) ..."));
     let root = work.join("bucket");
-    let data = MakeArgs::new(&root.join(BUCKET), args.images, args.classes, SEED);
+    let data = MakeArgs::new(&root.join(BUCKET), images, args.classes, SEED);
     let bar = dataset::progress_bar("images");
     let made = dataset::make(&data, &bar)?;
     bar.finish_and_clear();
     let bucket = Bucket::start(&root, &args.latency)?;
-    println!("Serving them as s3://{BUCKET}, {} to the first byte ...", args.latency);
+    say(args, format!("Serving them as s3://{BUCKET}, {} to the first byte ...", args.latency));
     let mut actors: Vec<(&str, Start)> = vec![("feedline", Mounted::feedline)];
     if !args.no_s3fs {
         actors.push(("s3fs with cache", Mounted::s3fs));
@@ -41,13 +46,16 @@ pub(super) fn tell(args: &Args, out: &Path, work: &Path) -> Result<()> {
     }
     let report = DemoReport {
         title: "Three epochs through a bucket".to_owned(),
-        summary: summary(args, made.bytes),
+        summary: summary(args, made.files, made.bytes),
         facts: Facts::collect(),
         systems,
     };
-    println!("\n{}", report.text_table());
+    say(args, format!("\n{}", report.text_table()));
     let page = write(&report, out)?;
-    println!("The chart: {}", page.display());
+    say(args, format!("The chart: {}", page.display()));
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    }
     Ok(())
 }
 
@@ -60,7 +68,8 @@ fn measure(
     work: &Path,
 ) -> Result<DemoSystem> {
     let mounted = start(bucket, work)?;
-    let mut train = TrainArgs::new(&mounted.dir.join("train"), args.epochs, args.processes);
+    let processes = args.processes.unwrap_or(PROCESSES);
+    let mut train = TrainArgs::new(&mounted.dir.join("train"), args.epochs, processes);
     train.settings.batch_size = BATCH_SIZE;
     train.settings.print_freq = 0;
     train.settings.step_ms = 0;
@@ -74,7 +83,7 @@ fn measure(
         spinner.enable_steady_tick(std::time::Duration::from_millis(100));
         let result = running.epoch(epoch, &mut |_, _| ())?;
         spinner.finish_and_clear();
-        println!("{name}: epoch {}: {:.0} images/s", epoch + 1, result.images_per_s);
+        say(args, format!("{name}: epoch {}: {:.0} images/s", epoch + 1, result.images_per_s));
         system.epochs.push(DemoEpoch {
             images: result.images,
             seconds: result.seconds,
@@ -86,15 +95,14 @@ fn measure(
     Ok(system)
 }
 
-fn summary(args: &Args, bytes: u64) -> String {
+fn summary(args: &Args, images: u64, bytes: u64) -> String {
     format!(
-        "{} JPEGs in {} folders ({:.0} MB), a bucket with {} to the first byte, {} loader processes that \
+        "{images} JPEGs in {} folders ({:.0} MB), a bucket with {} to the first byte, {} loader processes that \
          list, shuffle and map as NVIDIA DALI does, {}, batch {BATCH_SIZE}, no pause between batches.",
-        args.images,
         args.classes,
         bytes as f64 / 1e6,
         args.latency,
-        args.processes,
+        args.processes.unwrap_or(PROCESSES),
         if args.decode { "decode on the CPU" } else { "leave decoding to the GPU" },
     )
 }
