@@ -2,19 +2,20 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::hints::put_set;
-use crate::sandbox::{Sandbox, content, signal, wait_until};
+use crate::sandbox::{Ran, Sandbox, content, signal, wait_until};
 
 const FILES: usize = 150;
-const NODES: usize = 3;
+pub(crate) const NODES: usize = 3;
 
 /// Three nodes of one sandbox.
-struct Cluster<'a> {
+pub(crate) struct Cluster<'a> {
     sandbox: &'a Sandbox,
     names: Vec<String>,
     /// Of each file, in bytes.
@@ -35,39 +36,70 @@ impl<'a> Cluster<'a> {
         quota: &str,
         flags: &[&str],
     ) -> Self {
-        let names = put_set(sandbox, FILES, size);
-        let cluster = Self { sandbox, names, size };
-        let peers: Vec<_> = (0..NODES).map(|node| address(test, node)).collect();
-        let peers = peers.join(",");
+        let cluster = Self::of_files(sandbox, FILES, size);
+        let addresses = [0, 1, 2].map(|node| address(test, node));
         for node in 0..NODES {
-            let mnt = cluster.mnt(node);
-            fs::create_dir(&mnt).unwrap();
             let cache = format!("{}:{quota}", sandbox.path(&format!("cache-{node}")).display());
-            let own = address(test, node);
-            let (mnt, own) = (mnt.to_str().unwrap(), own.as_str());
-            let args =
-                ["mount", "s3://b", mnt, "--cache", &cache, "--listen", own, "--peers", &peers];
-            sandbox.run(&[&args[..], flags].concat()).ok();
+            Ran::of(&mut cluster.command(node, &cache, &addresses, flags)).ok();
         }
-        for node in 0..NODES {
-            wait_until("all nodes to know each other", || {
-                cluster.status(node)["cluster"]["members"] == NODES
-            });
-        }
+        cluster.wait_for_members();
         cluster
     }
 
-    fn mnt(&self, node: usize) -> PathBuf {
+    /// No node yet, and so many files of this size in the bucket.
+    pub(crate) fn of_files(sandbox: &'a Sandbox, files: usize, size: usize) -> Self {
+        let names = put_set(sandbox, files, size);
+        let cluster = Self { sandbox, names, size };
+        (0..NODES).for_each(|node| fs::create_dir(cluster.mnt(node)).unwrap());
+        cluster
+    }
+
+    /// What starts a node.
+    pub(crate) fn command(
+        &self,
+        node: usize,
+        cache: &str,
+        addresses: &[String; NODES],
+        flags: &[&str],
+    ) -> Command {
+        let (mnt, own, peers) = (self.mnt(node), &*addresses[node], &*addresses.join(","));
+        let mnt = mnt.to_str().unwrap();
+        let args = ["mount", "s3://b", mnt, "--cache", cache, "--listen", own, "--peers", peers];
+        self.sandbox.feedline(&[&args[..], flags].concat())
+    }
+
+    /// Each must know all.
+    pub(crate) fn wait_for_members(&self) {
+        for node in 0..NODES {
+            wait_until("all nodes to know each other", || {
+                self.status(node)["cluster"]["members"] == NODES
+            });
+        }
+    }
+
+    pub(crate) fn mnt(&self, node: usize) -> PathBuf {
         self.sandbox.path(&format!("mnt-{node}"))
     }
 
-    fn status(&self, node: usize) -> Value {
+    pub(crate) fn status(&self, node: usize) -> Value {
         let mnt = self.mnt(node);
         self.sandbox.run(&["status", "--json", mnt.to_str().unwrap()]).json()
     }
 
+    /// The process of a node's daemon.
+    pub(crate) fn pid(&self, node: usize) -> i32 {
+        i32::try_from(self.status(node)["pid"].as_i64().unwrap()).unwrap()
+    }
+
+    /// What a node thinks of the one at this address.
+    pub(crate) fn state(&self, node: usize, address: &str) -> String {
+        let peers = self.status(node)["cluster"]["peers"].as_array().unwrap().clone();
+        let peer = peers.into_iter().find(|peer| peer["address"] == address).unwrap();
+        peer["state"].as_str().unwrap().to_owned()
+    }
+
     /// Reads `part` of the files through one node in an order of its own, two at a time.
-    fn read(&self, node: usize, epoch: usize, part: std::ops::Range<usize>) {
+    pub(crate) fn read(&self, node: usize, epoch: usize, part: std::ops::Range<usize>) {
         let step = [7, 11, 13, 17, 19, 23, 29, 31, 37][node * 3 + epoch % 3];
         let next = AtomicUsize::new(part.start);
         let reader = || {
@@ -76,7 +108,7 @@ impl<'a> Cluster<'a> {
                 if part.end <= at {
                     return;
                 }
-                let name = &self.names[(at * step + epoch * 41) % FILES];
+                let name = &self.names[(at * step + epoch * 41) % self.names.len()];
                 let read = fs::read(self.mnt(node).join("set").join(name));
                 let read = read.unwrap_or_else(|error| panic!("node {node}, {name}: {error}"));
                 assert!(read == content(&format!("set/{name}"), self.size), "{name}: wrong bytes");
@@ -89,7 +121,12 @@ impl<'a> Cluster<'a> {
     }
 
     /// All files through these nodes at once.
-    fn read_on(&self, nodes: std::ops::Range<usize>, epoch: usize, part: std::ops::Range<usize>) {
+    pub(crate) fn read_on(
+        &self,
+        nodes: std::ops::Range<usize>,
+        epoch: usize,
+        part: std::ops::Range<usize>,
+    ) {
         std::thread::scope(|scope| {
             for node in nodes {
                 let part = part.clone();
@@ -100,12 +137,12 @@ impl<'a> Cluster<'a> {
 
     /// Reads of others' objects that went to the bucket: none, unless this machine stood still for
     /// seconds. Each may be a GET more, and none is without being counted.
-    fn fell_back(&self, nodes: std::ops::Range<usize>) -> u64 {
+    pub(crate) fn fell_back(&self, nodes: std::ops::Range<usize>) -> u64 {
         let of = |node| self.status(node)["cluster"]["fell_back"].as_u64().unwrap();
         nodes.map(of).sum()
     }
 
-    fn umount(&self, node: usize) {
+    pub(crate) fn umount(&self, node: usize) {
         self.sandbox.run(&["umount", self.mnt(node).to_str().unwrap()]).ok();
     }
 }
@@ -151,7 +188,7 @@ fn a_node_killed_in_mid_epoch_costs_requests_and_nothing_else() {
     let sandbox = Sandbox::with(|builder| builder.latency_ms(5));
     // Without fill the epoch is where the readers are.
     let cluster = Cluster::start(&sandbox, 1, &["--fill", "off"]);
-    let third = i32::try_from(cluster.status(2)["pid"].as_i64().unwrap()).unwrap();
+    let third = cluster.pid(2);
     cluster.read_on(0..NODES, 0, 0..FILES / 3);
     std::thread::scope(|scope| {
         scope.spawn(|| cluster.read_on(0..2, 0, FILES / 3..FILES));
@@ -182,12 +219,8 @@ fn a_node_that_hangs_is_waited_for_once_and_asked_again_when_it_is_back() {
     // The reads show who is asked: nothing is fetched ahead of them.
     let flags = ["--cluster-secrets", secrets, "--fill", "off"];
     let cluster = Cluster::start(&sandbox, 2, &flags);
-    let third = i32::try_from(cluster.status(2)["pid"].as_i64().unwrap()).unwrap();
-    let state = |node: usize| {
-        let peers = cluster.status(node)["cluster"]["peers"].as_array().unwrap().clone();
-        let peer = peers.into_iter().find(|peer| peer["address"] == address(2, 2)).unwrap();
-        peer["state"].as_str().unwrap().to_owned()
-    };
+    let third = cluster.pid(2);
+    let state = |node: usize| cluster.state(node, &address(2, 2));
     cluster.read_on(0..2, 0, 0..FILES / 3);
     signal(third, Signal::STOP);
     let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {

@@ -17,6 +17,7 @@ mod loaders;
 mod memory;
 mod mount_helper;
 mod names;
+mod netns;
 mod plain;
 mod python;
 mod readme;

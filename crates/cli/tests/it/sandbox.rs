@@ -1,10 +1,12 @@
 //! One test's world: a bucket, a mountpoint, a cache and a run directory, gone without a trace at the end.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use feedline_bench::netns::Network;
 use feedline_s3sim::{Builder, S3Sim};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -34,12 +36,23 @@ impl Sandbox {
 
     /// With the bucket's server shaped by `shape`.
     pub(crate) fn with(shape: impl FnOnce(Builder) -> Builder) -> Self {
+        Self::serving(|builder| shape(builder).start().unwrap())
+    }
+
+    /// With the bucket at the hub of a network, where every node of it can reach it.
+    pub(crate) fn at_hub(network: &Network, shape: impl FnOnce(Builder) -> Builder + Send) -> Self {
+        let address = SocketAddr::from((network.hub_address(), 0));
+        let start = |builder: Builder| shape(builder.listen(address)).start().unwrap();
+        Self::serving(|builder| network.hub().run(|| start(builder)).unwrap())
+    }
+
+    fn serving(start: impl FnOnce(Builder) -> S3Sim) -> Self {
         assert!(rustix::process::geteuid().is_root(), "these tests mount: run them as root");
         assert!(Path::new("/dev/fuse").exists(), "these tests mount: they need /dev/fuse");
         // On a disk: a cache refuses tmpfs, which /tmp may be.
         let dir = tempfile::Builder::new().prefix("feedline-cli-").tempdir_in("/var/tmp").unwrap();
         let builder = S3Sim::builder().empty().credentials(ACCESS_KEY, SECRET_KEY);
-        let sim = shape(builder).start().unwrap();
+        let sim = start(builder);
         for (key, size) in KEYS {
             sim.put_object("b", key, content(key, size));
         }
