@@ -1,7 +1,7 @@
 //! A node of a cluster from start to end: port, peers, membership and the link, put together.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use crate::peers::{Peers, StaticList};
 use crate::placement::NodeId;
 use crate::serve::{Serve, Served};
 use crate::server::Server;
+use crate::timer::ClockTimer;
 use crate::wire::{HelloAnswer, WIRE};
 
 /// How long a start waits for the peers' first answers: several round trips. Who answers later is
@@ -58,7 +59,7 @@ impl Cluster {
     ) -> Result<Self, ClusterError> {
         let address = config.listen;
         let failed = |source| ClusterError::Listen { address, source };
-        let listener = TcpListener::bind(address).map_err(failed)?;
+        let listener = parts.net.listen(address).map_err(failed)?;
         let hello = HelloAnswer {
             wire: WIRE,
             version: config.version,
@@ -68,6 +69,8 @@ impl Cluster {
         };
         let world = World {
             me: Arc::new(Me { hello, token: config.token }),
+            net: parts.net,
+            timer: ClockTimer::new(Arc::clone(&parts.clock)),
             clock: Arc::clone(&parts.clock),
             entropy: parts.entropy,
             runtime: parts.runtime,
@@ -84,7 +87,7 @@ impl Cluster {
             served: Served::default(),
             guest: parts.guest,
         });
-        let server = Server::start(listener, Arc::clone(&serve), world.clone()).map_err(failed)?;
+        let server = Server::start(listener, Arc::clone(&serve), world.clone());
         let roster = Arc::new(Roster::new(config.node, config.quota_bytes));
         let peers = Peers::new(world);
         let list = StaticList::start(&config.peers, &peers, &roster);

@@ -27,7 +27,7 @@
 //! # Reading order
 //!
 //! [`placement`], [`membership`], `link` (one read, followed), `batch`, `peer` and `answer` (asking), `health`,
-//! `server` and `serve` (answering), `marks`, [`wire`], `token`; `cluster` puts them together.
+//! `server` and `serve` (answering), `marks`, [`wire`], `token`, `net` and `timer` (the world); `cluster` puts them together.
 
 mod answer;
 mod batch;
@@ -37,18 +37,21 @@ mod health;
 mod link;
 mod marks;
 pub mod membership;
+mod net;
 mod parts;
 mod peer;
 mod peers;
 pub mod placement;
 mod serve;
 mod server;
+mod timer;
 mod token;
 pub mod wire;
 
 pub use cluster::{Cluster, ClusterError, ClusterStatus, PeerState, PeerStatus};
 pub use fault::{Fault, Reason};
 pub use link::Link;
+pub use net::{Listener, Net, Stream, Tcp};
 pub use parts::{BodyError, ClusterConfig, ClusterParts, Entropy, Guest, LocalCopies, PortBody};
 pub use placement::NodeId;
 pub use token::{TOKEN_BYTES_MIN, Token};

@@ -14,6 +14,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use tokio::runtime::Handle;
 
+use crate::net::Net;
 use crate::placement::NodeId;
 use crate::token::{Nonce, Token};
 
@@ -63,6 +64,8 @@ pub struct ClusterParts {
     pub index: Arc<dyn ObjectIndex>,
     /// The buckets mounted here, each with a prefix of its keys: nothing else is served.
     pub mounted: Vec<(SourceId, String)>,
+    /// How other nodes are reached.
+    pub net: Arc<dyn Net>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Randomness, good enough for secrets.

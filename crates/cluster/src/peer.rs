@@ -16,17 +16,18 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{Builder, SendRequest};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Semaphore};
 
 use crate::answer::Answer;
 use crate::fault::{Fault, Reason};
 use crate::health::Health;
+use crate::net::Net;
 use crate::parts::{Entropy, OnRuntime, within};
+use crate::timer::ClockTimer;
 use crate::token::{End, Token};
 use crate::wire::{
     Challenge, HELLO_PATH, Hello, HelloAnswer, READ_PATH, REASON_BYTES_MAX, ReadRequest, Refusal,
@@ -68,7 +69,9 @@ pub(crate) struct Me {
 #[derive(Debug, Clone)]
 pub(crate) struct World {
     pub(crate) me: Arc<Me>,
+    pub(crate) net: Arc<dyn Net>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) timer: ClockTimer,
     pub(crate) entropy: Entropy,
     pub(crate) runtime: Handle,
     /// See [`crate::ClusterConfig::answer_max`].
@@ -241,12 +244,10 @@ impl Peer {
     }
 
     async fn connect(&self) -> Result<Line, Fault> {
-        let stream = TcpStream::connect(&*self.address).await;
+        let stream = self.world.net.connect(&self.address).await;
         let stream = stream.map_err(|error| Fault::unreachable(&error))?;
-        // Requests are small and somebody waits for each.
-        stream.set_nodelay(true).map_err(|error| Fault::unreachable(&error))?;
         let handshake = Builder::new(OnRuntime(self.world.runtime.clone()))
-            .timer(TokioTimer::new())
+            .timer(self.world.timer.clone())
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_frame_size(FRAME_BYTES)

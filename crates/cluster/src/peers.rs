@@ -174,6 +174,7 @@ impl Greeter {
                 *pause = (*pause * 2).min(GREET_EVERY);
             }
             None => tokio::select! {
+                biased;
                 () = clock.sleep(GREET_EVERY) => {}
                 () = self.peer.health.went_down() => {}
             },

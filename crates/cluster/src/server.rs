@@ -9,7 +9,6 @@
 //! - Connections, streams on them, headers and bodies all have a maximum.
 
 use std::convert::Infallible;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,15 +19,15 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::Builder;
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::net::{Listener, Stream};
 use crate::parts::{OnRuntime, PortBody, within};
 use crate::peer::World;
 use crate::serve::Serve;
@@ -53,10 +52,6 @@ const HEADERS_BYTES_MAX: u32 = 16 << 10;
 /// How long a connection may stay open without any request, and a request may take to arrive.
 const SPEAK_WITHIN: Duration = Duration::from_secs(10);
 
-/// How long the other end may take none of what was sent to it, dead or asleep: until then its part of
-/// what may be on its way is lost to others.
-const TAKE_WITHIN: Duration = Duration::from_secs(60);
-
 /// How often an idle connection is tested.
 const PING_EVERY: Duration = Duration::from_secs(20);
 
@@ -80,21 +75,12 @@ struct Connection {
 }
 
 impl Server {
-    /// Serves on a listener that is bound already.
-    pub(crate) fn start(
-        listener: std::net::TcpListener,
-        serve: Arc<Serve>,
-        world: World,
-    ) -> io::Result<Self> {
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
-        let listener = {
-            let _within = world.runtime.enter();
-            TcpListener::from_std(listener)?
-        };
+    /// Serves on a port that is open already.
+    pub(crate) fn start(listener: Box<dyn Listener>, serve: Arc<Serve>, world: World) -> Self {
+        let address = listener.address();
         let runtime = world.runtime.clone();
         let task = runtime.spawn(accept(listener, serve, world));
-        Ok(Self { address, task })
+        Self { address, task }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -107,12 +93,15 @@ impl Server {
     }
 }
 
-async fn accept(listener: TcpListener, serve: Arc<Serve>, world: World) {
+async fn accept(mut listener: Box<dyn Listener>, serve: Arc<Serve>, world: World) {
     // Owned here, so that the end of this task closes every connection.
     let mut connections = JoinSet::new();
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         tokio::select! {
+            // In this order: those that ended make room first, and a seed gives one order.
+            biased;
+            Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, from)) => {
                     let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
@@ -131,29 +120,21 @@ async fn accept(listener: TcpListener, serve: Arc<Serve>, world: World) {
                     world.clock.sleep(ACCEPT_PAUSE).await;
                 }
             },
-            Some(_) = connections.join_next() => {}
         }
     }
 }
 
-async fn connection(stream: TcpStream, serve: Arc<Serve>, world: World) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "no TCP_NODELAY");
-    }
-    let taken_within = u32::try_from(TAKE_WITHIN.as_millis()).expect("a minute");
-    if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(&stream, taken_within) {
-        tracing::debug!(%error, "no TCP_USER_TIMEOUT");
-    }
+async fn connection(stream: Box<dyn Stream>, serve: Arc<Serve>, world: World) {
     let state = Arc::new(Connection::default());
     let mut builder = Builder::new(OnRuntime(world.runtime.clone()));
     builder
         .http1()
-        .timer(TokioTimer::new())
+        .timer(world.timer.clone())
         .header_read_timeout(SPEAK_WITHIN)
         .max_buf_size(HEADERS_BYTES_MAX as usize);
     builder
         .http2()
-        .timer(TokioTimer::new())
+        .timer(world.timer.clone())
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(4 * STREAM_WINDOW_BYTES)
         .max_concurrent_streams(STREAMS_MAX)
@@ -174,6 +155,7 @@ async fn connection(stream: TcpStream, serve: Arc<Serve>, world: World) {
     tokio::pin!(served);
     let silence = world.clock.sleep(SPEAK_WITHIN);
     let ended = tokio::select! {
+        biased;
         ended = &mut served => ended,
         () = silence => {
             if !state.has_spoken.load(Ordering::Relaxed) {

@@ -5,7 +5,7 @@ use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 
-use feedline_cluster::{Cluster, ClusterConfig, ClusterParts, Entropy, Link, NodeId};
+use feedline_cluster::{Cluster, ClusterConfig, ClusterParts, Entropy, Link, NodeId, Tcp};
 use feedline_gateway::S3Endpoint;
 use feedline_model::Clock;
 use tokio::runtime::Handle;
@@ -50,6 +50,7 @@ pub(crate) async fn join(
         blocks: Arc::clone(&chain.cache) as _,
         index: Arc::clone(&chain.cache) as _,
         mounted: chain.mounted.iter().map(|it| (it.source, it.prefix.clone())).collect(),
+        net: Arc::new(Tcp(tasks.clone())),
         clock: Arc::clone(clock),
         entropy,
         guest: Some(s3::guest(&s3)),

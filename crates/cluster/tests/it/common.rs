@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use feedline_cluster::wire::{HELLO_PATH, HelloAnswer, WIRE, WIRE_HEADER};
 use feedline_cluster::{
-    Cluster, ClusterConfig, ClusterParts, Entropy, Guest, Link, LocalCopies, NodeId, Token,
+    Cluster, ClusterConfig, ClusterParts, Entropy, Guest, Link, LocalCopies, NodeId, Tcp, Token,
 };
 use feedline_model::{
     BlockSource, CachedFile, Object, ObjectHolder, ObjectId, ObjectIndex, Priority, Push,
@@ -167,6 +167,7 @@ impl Plan {
             blocks: Arc::clone(&cache) as _,
             index: Arc::clone(&cache) as _,
             mounted: vec![(SOURCE, "other/".into()), (SOURCE, self.prefix.into())],
+            net: Arc::new(Tcp(Handle::current())),
             clock: RealClock::shared(),
             entropy: entropy(),
             guest: self.guest.clone(),
