@@ -6,11 +6,15 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// How often a pause looks for a signal.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// What a shell reports for a program that Ctrl-C ended.
 const EXIT_CODE: i32 = 130;
@@ -52,4 +56,14 @@ pub(crate) fn is_interrupted() -> bool {
 /// An error after the first signal. Cheap enough for every read.
 pub(crate) fn check() -> io::Result<()> {
     if is_interrupted() { Err(io::Error::other("interrupted")) } else { Ok(()) }
+}
+
+/// Waits, but not beyond the first signal, which is an error.
+pub(crate) fn pause(duration: Duration) -> io::Result<()> {
+    let started = crate::time::now();
+    while started.elapsed() < duration {
+        check()?;
+        crate::time::sleep(LOOK_EVERY.min(duration));
+    }
+    check()
 }

@@ -6,10 +6,13 @@
 //!   bucket's own files are read into memory first: what is measured is never the disk below the bucket.
 //! - The HTTP client gets the same objects with the number of connections that was best for it before
 //!   the first round.
+//! - Nothing is removed within a round: see `Lab::cold_round`.
 //! - s3fs and demand-only reads would need minutes for the whole data set: they read a part, and their
 //!   files a second are compared. The note says how many files it were.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -19,6 +22,7 @@ use super::rows::Cold;
 use super::sample::Contestant;
 use super::system::System;
 use crate::caches::drop_caches;
+use crate::files::list_tree;
 use crate::http::{Fetch, objects};
 use crate::loaders::{Job, Loader, Running};
 use crate::read::{Order, Pass, Plan, ReadArgs};
@@ -31,6 +35,12 @@ const DEMAND_ONLY: &[&str] = &["--fill=off", "--oracle=off"];
 
 /// What the capped bucket gives in all: the usual case of a link slower than the CPU.
 pub(super) const CAP: &str = "250MB/s";
+/// Caches of a round.
+const COLD: &str = "cold";
+/// Removing fewer files than this costs nobody after it.
+const MANY_FILES: usize = 5_000;
+/// The kernel's minute (`RECENTCY_MIN`), and a second.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(61);
 /// Connections that the bare client tries; the best is its measure.
 const CONNECTIONS: [usize; 4] = [16, 64, 128, 256];
 /// Files that readers take on demand: some seconds, and long enough to be steady.
@@ -123,15 +133,36 @@ impl Lab {
 
     /// The same start for everybody: the kernel's caches dropped, then the bucket's files in memory
     /// again, and nobody's unwritten pages left to write.
-    ///
-    /// Dropping matters to whoever makes files: ext4 without a journal does not give out an inode that
-    /// was freed in the last minutes, and looks through all of those first as long as it has their
-    /// table in memory. Who came after the removal of 20,000 cached files paid twice the CPU.
     fn level(&self, data: &str) -> Result<()> {
         drop_caches()?;
         Plan::new(&ReadArgs::new(&self.root.join(data)))?.pass(0)?;
         rustix::fs::sync();
         Ok(())
+    }
+
+    /// A folder that nobody had before, for what a contestant keeps until the end of the round.
+    fn cold_home(&self) -> PathBuf {
+        let number = self.cold_homes.fetch_add(1, Ordering::Relaxed);
+        self.home.join(COLD).join(number.to_string())
+    }
+
+    /// Begins a round: what the last one kept is removed, and forgotten by the file system.
+    ///
+    /// ext4 without a journal does not give out an inode that was freed in the last minute, and looks
+    /// through all of those first. Who came after the removal of 20,000 cached files paid twice the
+    /// CPU; so nothing is removed within a round.
+    pub(super) fn cold_round(&self, into: &Collector<'_>, round: usize) -> Result<()> {
+        let kept = self.home.join(COLD);
+        if kept.exists() {
+            let files = list_tree(&kept)?.len();
+            std::fs::remove_dir_all(&kept).context("remove what the last round kept")?;
+            rustix::fs::sync();
+            if MANY_FILES <= files {
+                (into.progress)("waiting until the file system has forgotten what was removed");
+                crate::interrupt::pause(FORGOTTEN_AFTER)?;
+            }
+        }
+        into.round(self, round)
     }
 
     /// `work` through a new mount of `data` with an empty cache.
@@ -143,11 +174,11 @@ impl Lab {
         work: impl FnOnce(&Mount) -> Result<Pass>,
     ) -> Result<Contestant> {
         self.level(data)?;
-        let mount = Mount::new(system, bucket, data, &self.home.join("cold"))?;
+        let mount = Mount::new(system, bucket, data, &self.cold_home())?;
         // Listing is no part of a pass.
-        crate::files::list_tree(&mount.dir)?;
+        list_tree(&mount.dir)?;
         let contestant = Contestant::measured(bucket, Some(&mount), || work(&mount))?;
-        mount.discard()?;
+        mount.end()?;
         Ok(contestant)
     }
 
@@ -155,7 +186,7 @@ impl Lab {
         let bare = Bare::new(self, bucket)?;
         let part = DEMAND_FILES.min(self.files as usize / 4);
         for round in 0..self.rounds {
-            into.round(self, round)?;
+            self.cold_round(into, round)?;
             let http = || bare.get(round, None);
             let unknown = feedline("fill", UNKNOWN_ORDER);
             let fill =
@@ -184,17 +215,15 @@ impl Lab {
     fn uncapped(&self, into: &mut Collector<'_>) -> Result<()> {
         let bare = Bare::new(self, &self.bucket)?;
         for round in 0..self.rounds {
-            into.round(self, round)?;
+            self.cold_round(into, round)?;
             let system = feedline("fill", UNKNOWN_ORDER);
             let read = |mount: &Mount| readers(mount, 0, round);
             let fill = self.cold_pass(&self.bucket, &system, "small", read)?;
             into.compare("cold-uncapped", &fill, &bare.get(round, None)?);
             let peak = fill.peak_resident_bytes.unwrap_or(u64::MAX) as f64 / f64::from(1 << 20);
             into.add("cold-resident", peak, vec![fill.clone()]);
-            let kept = self.home.join("kept");
             self.level("small")?;
-            let writing = bare.get(round, Some(&kept))?;
-            std::fs::remove_dir_all(&kept).context("remove what the bare client wrote")?;
+            let writing = bare.get(round, Some(&self.cold_home()))?;
             let own = fill.cost.map_or(f64::INFINITY, |cost| cost.daemon_cpu_s_per_gb);
             let client = writing.cost.map_or(0.0, |cost| cost.readers_cpu_s_per_gb);
             into.add("cold-cpu", own / client, vec![fill, writing]);
@@ -205,10 +234,10 @@ impl Lab {
     fn loaders(&self, bucket: &Bucket, into: &mut Collector<'_>) -> Result<()> {
         let bare = Bare::new(self, bucket)?;
         for round in 0..self.rounds {
+            self.cold_round(into, round)?;
             for (name, loader, processes, workers) in
                 [("dali", Loader::Dali, 2, 1), ("torch", Loader::Torch, 1, 4)]
             {
-                into.round(self, round)?;
                 let job = |decode| Job {
                     loader,
                     decode,

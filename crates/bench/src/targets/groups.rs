@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -43,6 +44,8 @@ pub(super) struct Lab {
     pub(super) files: u64,
     pub(super) bytes: u64,
     pub(super) folders: u64,
+    /// Folders of cold contestants so far.
+    pub(super) cold_homes: AtomicUsize,
     /// Rounds of every group.
     pub(super) rounds: usize,
     /// Time to the first byte of the bucket.

@@ -21,6 +21,7 @@ mod transport;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -220,6 +221,7 @@ fn prepare(args: &TargetsArgs) -> Result<(Lab, Data)> {
         bytes: data.bytes,
         folders: data.folders,
         latency: args.latency.clone(),
+        cold_homes: AtomicUsize::new(0),
         rounds: args.rounds.map_or(rounds, |rounds| rounds as usize),
     };
     Ok((lab, data))

@@ -38,7 +38,7 @@ impl Lab {
         let bucket = Bucket::start(&self.root, &flags)?;
         let mut contestants = [OFF, UNKNOWN, WRONG];
         for round in 0..self.rounds {
-            into.round(self, round)?;
+            self.cold_round(into, round)?;
             let mut done: BTreeMap<&str, Contestant> = BTreeMap::new();
             for (name, flags) in contestants {
                 let told = name == WRONG.0;
