@@ -191,7 +191,7 @@ impl Joined {
                 break;
             }
             let Some(peer) = self.peer(&epoch, *node) else { continue };
-            if let Some(reason) = self.passes_over(&epoch, &peer, *node) {
+            if let Some(reason) = self.passes_over(&epoch, &peer, *node, priority) {
                 peer.counters.pass(reason);
                 continue;
             }
@@ -225,12 +225,19 @@ impl Joined {
     }
 
     /// Why a peer is not even asked, if so.
-    fn passes_over(&self, epoch: &Epoch, peer: &Peer, node: NodeId) -> Option<Reason> {
+    fn passes_over(
+        &self,
+        epoch: &Epoch,
+        peer: &Peer,
+        node: NodeId,
+        priority: Priority,
+    ) -> Option<Reason> {
         if peer.health.is_down() {
             return Some(Reason::Down);
         }
         let load = peer.in_flight();
-        if load < LOAD_MIN {
+        // Nobody waits for fill: it rather waits than costs the bucket a request.
+        if load < LOAD_MIN || priority == Priority::Fill {
             return None;
         }
         let (mut load_total, mut weight, mut weight_total) = (0, 0, 0);
