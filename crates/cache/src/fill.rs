@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use feedline_model::page::{PAGE_BYTES, page_range};
-use feedline_model::{Keeping, Object, ObjectId, ReadError};
+use feedline_model::{Keeping, Object, ObjectId, Priority, ReadError};
 
 use crate::budget::Permit;
 use crate::cache::Shared;
@@ -188,7 +188,12 @@ impl Shared {
         let id = landed.id;
         let keeping = self.keeping(&id);
         if keeping == Keeping::Pass {
-            return self.pass_on(landed);
+            // What fill brought is at its owner now, which is what it was for: here it would push out
+            // what a reader is in the middle of.
+            if landed.flight.priority() == Priority::Demand {
+                self.pass_on(landed);
+            }
+            return;
         }
         let partial = self.partials.lock().get(&id).cloned();
         let placed = match partial.map(|partial| self.dir(partial.dir)) {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use feedline_model::{BlockSource, Clock, ObjectIndex, Tree};
+use feedline_model::{BlockSource, Clock, ObjectIndex, Ownership, Tree};
 use tokio::runtime::Handle;
 
 /// Settings, all resolved.
@@ -71,6 +71,8 @@ pub struct FillParts {
     pub index: Arc<dyn ObjectIndex>,
     /// Where to fetch through: the cache.
     pub blocks: Arc<dyn BlockSource>,
+    /// Whose the objects are, among nodes that share a cache; `None`: all are this node's to keep.
+    pub ownership: Option<Arc<dyn Ownership>>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Where tasks run.

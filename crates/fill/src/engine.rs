@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use feedline_model::page::{PAGE_BYTES, page_count, page_range};
-use feedline_model::{Access, AccessObserver, Object, Priority, ReadError};
+use feedline_model::{Access, AccessObserver, Keeping, Object, Priority, ReadError};
 use feedline_oracle::Outcome;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -318,7 +318,7 @@ impl Engine {
         if let Some(at) = known {
             let scan = &mut state.scans[at];
             if let Some(position) = scan.set.position(&seen.parent, &seen.object) {
-                scan.accessed(seen, position, now);
+                scan.accessed(seen, position, now, || self.keeping(&seen.object));
                 state.scans[..=at].rotate_right(1);
                 return;
             }
@@ -362,7 +362,7 @@ impl Engine {
         state.replace(&mut scan);
         for seen in seen {
             if let Some(position) = scan.set.position(&seen.parent, &seen.object) {
-                scan.accessed(seen, position, now);
+                scan.accessed(seen, position, now, || self.keeping(&seen.object));
             }
         }
         state.insert(scan);
@@ -436,8 +436,17 @@ impl Engine {
         let mut state = shared.state.lock();
         for scan in &mut state.scans {
             let free = index.free_bytes().saturating_sub(self.in_flight_bytes + FREE_RESERVE);
-            while let Some(position) = scan.next(looks, free == 0) {
+            while let Some((position, is_predicted)) = scan.next(looks, free == 0) {
                 let Some(object) = scan.object(position) else { continue };
+                match self.keeping(&object) {
+                    _ if is_predicted => {}
+                    Keeping::Copy if scan.leaves_to_owners() => {
+                        scan.leave(position);
+                        continue;
+                    }
+                    Keeping::Pass => continue,
+                    Keeping::Own | Keeping::Copy => {}
+                }
                 let size = object.version.size;
                 if size == 0 || index.contains(&object.id()) || !self.is_wanted(scan, position) {
                     continue;
@@ -455,6 +464,12 @@ impl Engine {
             }
         }
         None
+    }
+
+    /// Who keeps it, among nodes that share a cache.
+    fn keeping(&self, object: &Object) -> Keeping {
+        let ownership = self.shared.parts.ownership.as_ref();
+        ownership.map_or(Keeping::Own, |ownership| ownership.keeping(&object.id()))
     }
 
     fn is_wanted(&self, scan: &Scan, position: u32) -> bool {

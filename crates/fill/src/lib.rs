@@ -30,6 +30,7 @@
 //!
 //! `set`, `groups`, `window`, then `scan` (one data set being read) and `engine` (the loop).
 
+mod bits;
 mod config;
 mod engine;
 mod foresight;

@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use feedline_model::{NextUse, Object, ObjectId, ObjectIndex};
+use feedline_model::{Keeping, NextUse, Object, ObjectId, ObjectIndex};
 use feedline_oracle::{Config, Hint, Oracle, Outcome, Work};
 use hashbrown::HashMap;
 
+use crate::bits::Bits;
 use crate::config::FillConfig;
 use crate::groups::READS_MIN;
 use crate::push::{Done, Files, Job, Pusher};
@@ -56,51 +57,15 @@ const PAUSE: Duration = Duration::from_secs(600);
 /// some hundred is reported while all are in memory.
 const READ_LATELY: Duration = Duration::from_secs(5);
 
+/// Files read by this node until the oracle should know their order. It needs some ten of each reader and
+/// time to think, in which a warm epoch reads a thousand.
+const VERDICT_AFTER: u32 = 2_048;
+
+/// Of a smaller set this part: a node may read no more than its share of it.
+const VERDICT_PART: u32 = 8;
+
 /// Tries to fetch one file before it is left to demand reads.
 const TRIES: u8 = 3;
-
-/// A set of positions.
-#[derive(Debug, Default)]
-pub(crate) struct Bits {
-    words: Vec<u64>,
-    count: u32,
-}
-
-impl Bits {
-    fn new(len: u32) -> Self {
-        Self { words: vec![0; len.div_ceil(64) as usize], count: 0 }
-    }
-
-    pub(crate) fn has(&self, at: u32) -> bool {
-        self.words[at as usize / 64] >> (at % 64) & 1 == 1
-    }
-
-    /// True if it was not there.
-    fn add(&mut self, at: u32) -> bool {
-        let fresh = !self.has(at);
-        self.words[at as usize / 64] |= 1 << (at % 64);
-        self.count += u32::from(fresh);
-        fresh
-    }
-
-    /// The positions that are in it.
-    fn iter(&self) -> impl Iterator<Item = u32> + '_ {
-        let positions = (0_u32..).step_by(64).zip(&self.words);
-        positions.flat_map(|(first, word)| {
-            (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| first + bit)
-        })
-    }
-
-    fn remove(&mut self, at: u32) {
-        self.count -= u32::from(self.has(at));
-        self.words[at as usize / 64] &= !(1 << (at % 64));
-    }
-
-    fn clear(&mut self) {
-        self.words.fill(0);
-        self.count = 0;
-    }
-}
 
 /// Why nothing is fetched for a set now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,6 +112,10 @@ pub(crate) struct Scan {
     last_access: Duration,
     /// Complete here, under way, or given up.
     handled: Bits,
+    /// Some were left to the nodes that keep them: see [`Scan::leave`].
+    leaves_some: bool,
+    /// The oracle has seen enough and does not know what this node's readers read next.
+    is_unknown: bool,
     /// A hint came when all was here: it shows whether that is still so.
     in_doubt: bool,
     /// Read since the epoch began.
@@ -195,6 +164,8 @@ impl Scan {
             readers: HashMap::new(),
             last_access: now,
             handled: Bits::new(len),
+            leaves_some: false,
+            is_unknown: !config.oracle,
             in_doubt: false,
             read: Bits::new(len),
             reads: 0,
@@ -235,8 +206,14 @@ impl Scan {
         self.swaps = (self.swaps + other.swaps).min(SWAPS_MAX);
     }
 
-    /// A process uses the file at `position`.
-    pub(crate) fn accessed(&mut self, seen: &Seen, position: u32, now: Duration) {
+    /// A process uses the file at `position`, which this node or another keeps.
+    pub(crate) fn accessed(
+        &mut self,
+        seen: &Seen,
+        position: u32,
+        now: Duration,
+        keeping: impl FnOnce() -> Keeping,
+    ) {
         self.last_access = now;
         let process = seen.process;
         if self.readers.len() < READERS_MAX || self.readers.contains_key(&process) {
@@ -261,8 +238,18 @@ impl Scan {
         if let Some(oracle) = &mut self.oracle {
             oracle.observe(process, position);
         }
+        if self.read.count.is_multiple_of(self.verdict_after()) {
+            self.judge();
+        }
         if self.rest == Rest::Complete && !seen.is_hit {
-            self.missed_though_complete();
+            match keeping() {
+                Keeping::Own => self.missed_though_complete(),
+                // It was left to its owner: what is known to be read next is fetched again.
+                Keeping::Copy if self.leaves_some => self.rest = Rest::No,
+                Keeping::Copy => self.missed_though_complete(),
+                // It is never here.
+                Keeping::Pass => {}
+            }
         }
         let room = self.rest == Rest::Full && self.swaps >= SWAPS_AT_ONCE;
         if room || matches!(self.rest, Rest::Ahead | Rest::Idle) {
@@ -278,6 +265,37 @@ impl Scan {
             self.surprises = 0;
             self.look_at_all_again();
             self.rest = Rest::No;
+        }
+    }
+
+    /// True if what nobody here is known to read next is to be left to the nodes that keep it: a job on
+    /// many nodes would else copy its whole data set to each. An epoch begins with readers that nobody
+    /// knows yet: until there is a verdict on them, that of the last epoch holds, or in the first hope.
+    pub(crate) fn leaves_to_owners(&self) -> bool {
+        !self.is_unknown
+    }
+
+    /// Leaves the file at a position to the node that keeps it.
+    pub(crate) fn leave(&mut self, position: u32) {
+        self.handled.remove(position);
+        self.leaves_some = true;
+    }
+
+    /// Files read between two verdicts on whether the order is known.
+    fn verdict_after(&self) -> u32 {
+        (self.set.len() / VERDICT_PART).clamp(1, VERDICT_AFTER)
+    }
+
+    /// If the order is not known, whatever is read next may be what was left: it is fetched after all.
+    fn judge(&mut self) {
+        let Some(oracle) = &self.oracle else { return };
+        let verdict = oracle.verdict();
+        self.is_unknown = verdict.locked == 0 || verdict.locked < verdict.streams;
+        if self.is_unknown && std::mem::take(&mut self.leaves_some) {
+            self.sweep = 0;
+            if self.rest == Rest::Complete {
+                self.rest = Rest::No;
+            }
         }
     }
 
@@ -410,9 +428,9 @@ impl Scan {
             && self.fetched_bytes < AHEAD_BYTES_MIN.max(self.read_bytes.saturating_mul(AHEAD_RATIO))
     }
 
-    /// The next position that nobody has handled, marked as handled; looks at `looks` at most. `full`:
-    /// it will have to take the place of something that was read.
-    pub(crate) fn next(&mut self, looks: &mut usize, full: bool) -> Option<u32> {
+    /// The next position that nobody has handled, marked as handled, and whether it is known to be read
+    /// next; looks at `looks` at most. `full`: it will have to take the place of something that was read.
+    pub(crate) fn next(&mut self, looks: &mut usize, full: bool) -> Option<(u32, bool)> {
         if self.rest != Rest::No {
             return None;
         }
@@ -435,7 +453,7 @@ impl Scan {
                 fresh
             };
             if wanted {
-                return Some(position);
+                return Some((position, is_predicted));
             }
         }
         None

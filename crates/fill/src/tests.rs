@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use feedline_model::page::PAGE_BYTES;
 use feedline_model::{
-    Access, AccessObserver as _, Clock, NextUse, Object, ObjectIndex as _, Priority,
+    Access, AccessObserver as _, Clock, Keeping, NextUse, Object, ObjectId, ObjectIndex as _,
+    Ownership, Priority,
 };
+use feedline_oracle::dali_order;
 use feedline_testkit::{MemorySource, RealClock};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -30,6 +32,31 @@ struct Bed {
 
 /// `folders` class folders of `files` files of `size` bytes below `train`.
 fn bed_of(folders: usize, files: usize, size: u64, config: FillConfig) -> Bed {
+    bed_among(folders, files, size, config, None)
+}
+
+/// Among nodes that share a cache: every fourth file is this node's to keep, and what becomes of the
+/// others.
+#[derive(Debug)]
+struct Fourth(HashSet<ObjectId>, Keeping);
+
+impl Ownership for Fourth {
+    fn keeping(&self, id: &ObjectId) -> Keeping {
+        if self.0.contains(id) { Keeping::Own } else { self.1 }
+    }
+
+    fn has_copies(&self) -> bool {
+        self.1 == Keeping::Copy
+    }
+}
+
+fn bed_among(
+    folders: usize,
+    files: usize,
+    size: u64,
+    config: FillConfig,
+    others: Option<Keeping>,
+) -> Bed {
     let source = MemorySource::new(SOURCE);
     let mut objects = Vec::new();
     for folder in 0..folders {
@@ -46,6 +73,10 @@ fn bed_of(folders: usize, files: usize, size: u64, config: FillConfig) -> Bed {
         tree: Arc::new(tree),
         index: Arc::clone(&shelf) as _,
         blocks: Arc::clone(&shelf) as _,
+        ownership: others.map(|others| {
+            let own = objects.iter().step_by(4).map(Object::id).collect();
+            Arc::new(Fourth(own, others)) as _
+        }),
         clock: Arc::new(RealClock::new()) as Arc<dyn Clock>,
         runtime: Handle::current(),
         liveness: Liveness::new(move |_| is_alive.load(Ordering::SeqCst)),
@@ -294,6 +325,53 @@ async fn an_order_that_is_known_is_the_order_of_the_fetches() {
     assert!(from <= 300, "{from}");
     let next: Vec<usize> = (0..100).map(|step| 759 - step).collect();
     assert_eq!(numbers[from..from + 100], next);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_known_order_what_others_keep_and_nobody_here_reads_is_left_to_them() {
+    let config = FillConfig { window_max: 1, ..FillConfig::default() };
+    let bed = bed_among(1, 800, 100, config, Some(Keeping::Copy));
+    let hold = bed.source.hold();
+    let order = dali_order(800);
+    let shard = &order[..200];
+    shard[..60].iter().for_each(|at| bed.access(3, *at as usize));
+    let known = |status: &FillStatus| status.scans.first().is_some_and(|scan| scan.known_after > 0);
+    bed.until("a verdict", known).await;
+    hold.release();
+    bed.until_state("complete").await;
+    let reads = bed.reads_by_key();
+    let is_read = |at: usize| reads.contains_key(&bed.objects[at].key);
+    let next: Vec<usize> = shard[60..].iter().map(|at| *at as usize).collect();
+    assert!(next.iter().all(|at| is_read(*at)), "all that is read next");
+    assert!((0..800).step_by(4).all(is_read), "all that is this node's to keep");
+    let others = (0..800).filter(|at| at % 4 != 0 && !next.contains(at) && is_read(*at)).count();
+    // Where its shard ends cannot be seen from one reader: it is taken to go on for a while.
+    assert!(others <= 250, "{others} of 495 that others keep and read");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_an_order_that_stays_unknown_what_others_keep_is_copied_after_all() {
+    let bed = bed_among(5, 100, 100, FillConfig::default(), Some(Keeping::Copy));
+    bed.scatter(8);
+    bed.until_state("complete").await;
+    assert_eq!(bed.reads_by_key().len(), 125, "its own at first");
+    bed.scatter(120);
+    bed.until("all", |_| bed.reads_by_key().len() == 500).await;
+    bed.until_state("complete").await;
+    assert!(bed.reads_by_key().values().all(|count| *count == 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_never_kept_here_is_left_to_its_owner_and_missed_without_consequence() {
+    let bed = bed_among(5, 100, 100, FillConfig::default(), Some(Keeping::Pass));
+    bed.scatter(8);
+    bed.until_state("complete").await;
+    bed.scatter(240);
+    // Every fourth of what was read may be a hit, which is not reported while all is here.
+    bed.until("they were seen", |status| status.scans[0].read >= 160).await;
+    bed.until_state("complete").await;
+    assert_eq!(bed.reads_by_key().len(), 125, "what is its own");
+    assert_eq!(bed.source.reads_total(), 125, "once");
 }
 
 /// A set that is complete here before anybody reads, and not in memory.

@@ -97,7 +97,7 @@ pub(crate) fn build(
         directories_max: DIRECTORIES_MAX,
     };
     let namespace = Namespace::open(namespace, Arc::clone(clock), tasks.clone())?;
-    let fill = start_fill(config, &cache, &namespace, clock, tasks);
+    let fill = start_fill(config, &cache, &namespace, &link, clock, tasks);
     let (cluster, s3) = Default::default();
     Ok(Chain { mounted, stores, cache, namespace, fill, link, cluster, s3 })
 }
@@ -128,6 +128,7 @@ fn start_fill(
     config: &ResolvedConfig,
     cache: &Arc<Cache>,
     namespace: &Namespace,
+    link: &Arc<Link>,
     clock: &Arc<dyn Clock>,
     tasks: &Handle,
 ) -> Arc<Fill> {
@@ -146,6 +147,7 @@ fn start_fill(
         tree: Arc::new(namespace.clone()),
         index: Arc::clone(cache) as _,
         blocks: Arc::clone(cache) as _,
+        ownership: Some(Arc::clone(link) as _),
         clock: Arc::clone(clock),
         runtime: tasks.clone(),
         liveness: Liveness::new(|thread| Path::new(&format!("/proc/{thread}")).exists()),

@@ -90,3 +90,20 @@ async fn what_is_not_to_be_kept_is_handed_on_and_lingers_for_the_next_read_of_it
     assert_eq!((here(&cache, &objects[..10]), here(&cache, &objects[10..])), (10, 0));
     cache.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fill_brought_for_its_owner_is_not_held_here() {
+    let bench = Bench::new();
+    let cache = bench.open(QUOTA);
+    let objects = bench.objects(2, SIZE);
+    cache.set_ownership(Arc::new(Ours(HashSet::new(), Keeping::Pass)));
+    for (object, priority) in objects.iter().zip([Priority::Fill, Priority::Demand]) {
+        cache.read(object, 0..SIZE, priority).await.unwrap();
+        settled(&cache).await;
+        cache.read(object, 0..SIZE, Priority::Demand).await.unwrap();
+        settled(&cache).await;
+    }
+    // The first was fetched twice; what somebody read lingers.
+    assert_eq!(cache.stats().misses, 3);
+    cache.close().await;
+}

@@ -318,6 +318,7 @@ impl Bed {
             tree: Arc::new(namespace),
             index: Arc::clone(&cache) as _,
             blocks: Arc::clone(&cache) as _,
+            ownership: None,
             clock,
             runtime: handle,
             liveness: Liveness::new(|_| true),
