@@ -12,6 +12,7 @@ use super::nodes::{Nodes, Shape};
 use super::rows::Group;
 use super::verify::{Source, Verified};
 use super::{ClusterSample, NODES};
+use crate::caches::drop_caches;
 use crate::http::{Fetch, objects};
 use crate::read::{Order, Pass, Plan, ReadArgs};
 use crate::targets::Contestant;
@@ -84,7 +85,12 @@ impl Lab {
         Ok(())
     }
 
+    /// A new cluster. Before, the kernel's caches are dropped (making files is slow just after others were
+    /// removed, see `targets::cold`) and the bucket's files brought into memory.
     fn start(&self, shape: &Shape) -> Result<Nodes> {
+        drop_caches()?;
+        Plan::new(&ReadArgs::new(&self.root.join(BUCKET)))?.pass(0)?;
+        rustix::fs::sync();
         Nodes::start(shape, &self.root, BUCKET, &self.home.join("cluster"))
     }
 
