@@ -193,6 +193,23 @@ impl Cache {
         self.shared.index.lock().get(id).is_some_and(|record| record.is_pinned())
     }
 
+    /// Completes when nothing of the object is being fetched or written any more; true if it is complete
+    /// here then. What of it waits in memory for another reader, because it could not be kept, is given
+    /// up, so that the next read tries again. Cost: a look at each page.
+    pub async fn is_kept(&self, object: &Object) -> bool {
+        let (shared, id) = (&self.shared, object.id());
+        for page in 0..page_count(object.version.size) {
+            if let Some(flight) = shared.flights.get(&(id, page)) {
+                flight.settled().await;
+            }
+        }
+        let is_kept = object.version.size == 0 || self.contains(&id);
+        if !is_kept {
+            shared.flights.shed_object(&id);
+        }
+        is_kept
+    }
+
     /// Bytes of the object's content that are here. Memory only.
     #[must_use]
     pub fn cached_bytes(&self, id: &ObjectId) -> u64 {

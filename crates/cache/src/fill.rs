@@ -54,6 +54,7 @@ impl Drop for Landed {
         if self.flight.is_pending() {
             self.flight.land(Err(unavailable(&self.object, "the fetch was given up")));
         }
+        self.flight.settle();
     }
 }
 

@@ -26,6 +26,9 @@ pub(crate) struct Flight {
     outcome: watch::Sender<Outcome>,
     demanded: AtomicBool,
     upgraded: Notify,
+    /// Its bytes are on disk or given up: nothing more becomes of it.
+    is_settled: AtomicBool,
+    settled: Notify,
 }
 
 impl Flight {
@@ -34,6 +37,8 @@ impl Flight {
             outcome: watch::Sender::new(None),
             demanded: AtomicBool::new(priority == Priority::Demand),
             upgraded: Notify::new(),
+            is_settled: AtomicBool::new(false),
+            settled: Notify::new(),
         })
     }
 
@@ -56,6 +61,23 @@ impl Flight {
     /// Hands the outcome to everyone who waits or will.
     pub(crate) fn land(&self, outcome: Result<Bytes, ReadError>) {
         self.outcome.send_replace(Some(outcome));
+    }
+
+    /// Nothing more becomes of it.
+    pub(crate) fn settle(&self) {
+        self.is_settled.store(true, Ordering::Release);
+        self.settled.notify_waiters();
+    }
+
+    /// Completes when its bytes are on disk or given up.
+    pub(crate) async fn settled(&self) {
+        let settled = self.settled.notified();
+        let mut settled = std::pin::pin!(settled);
+        // Before the look, so that one that settles in between is heard.
+        settled.as_mut().enable();
+        if !self.is_settled.load(Ordering::Acquire) {
+            settled.await;
+        }
     }
 
     /// True if nothing has arrived yet.
@@ -135,6 +157,28 @@ impl Flights {
             state.lingering_bytes -= permit.bytes();
             state.flights.remove(&key);
             dropped.push(permit);
+        }
+        drop(state);
+    }
+
+    /// The flight of `key`, if there is one.
+    pub(crate) fn get(&self, key: &FlightKey) -> Option<Arc<Flight>> {
+        self.state.lock().flights.get(key).cloned()
+    }
+
+    /// Gives up what lingers of one object: the next read fetches it, and may keep it.
+    pub(crate) fn shed_object(&self, id: &ObjectId) {
+        let mut dropped = Vec::new();
+        let mut state = self.state.lock();
+        let mut at = 0;
+        while at < state.lingering.len() {
+            if state.lingering[at].0.0 != *id {
+                at += 1;
+            } else if let Some((key, permit)) = state.lingering.remove(at) {
+                state.lingering_bytes -= permit.bytes();
+                state.flights.remove(&key);
+                dropped.push(permit);
+            }
         }
         drop(state);
     }

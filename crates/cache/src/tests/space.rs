@@ -184,3 +184,28 @@ async fn two_directories_share_by_quota() {
     assert!(objects.iter().all(|object| cache.open(object).is_some()));
     assert_eq!(cache.stats().dirs[0].objects, stats.dirs[0].objects);
 }
+
+#[tokio::test]
+async fn who_brings_objects_in_hears_which_are_kept_and_may_try_again() {
+    let bench = Bench::new();
+    let cache = bench.open(24 << 20);
+    let objects = bench.objects(40, 1 << 20);
+    let mut kept = Vec::new();
+    for object in &objects {
+        cache.read(object, 0..1 << 20, Priority::Fill).await.unwrap();
+        let is_kept = cache.is_kept(object).await;
+        assert_eq!(is_kept, cache.contains(&object.id()), "it is said when it is so");
+        kept.push(is_kept);
+    }
+    let count = kept.iter().filter(|kept| **kept).count();
+    assert!((10..30).contains(&count), "{count} of 40 MiB in 24 MiB");
+    assert!(objects.iter().zip(&kept).all(|(object, kept)| cache.contains(&object.id()) == *kept));
+    // With room for it, one that was not kept is fetched again, and does not only linger in memory.
+    let missed = kept.iter().position(|kept| !kept).unwrap();
+    cache.free(objects[..missed].iter().map(feedline_model::Object::id).collect(), false).await;
+    cache.read(&objects[missed], 0..1 << 20, Priority::Fill).await.unwrap();
+    assert!(cache.is_kept(&objects[missed]).await);
+    assert_eq!(bench.source.reads(&objects[missed].key), 2);
+    let empty = bench.source.insert_seeded("empty", 1, 0);
+    assert!(cache.is_kept(&empty).await, "there is nothing to keep");
+}
