@@ -28,7 +28,8 @@
 //!
 //! # Reading order
 //!
-//! `set`, `groups`, `window`, then `scan` (one data set being read) and `engine` (the loop).
+//! `set`, `groups`, `window`, then `scan` (one data set being read) and `engine` (the loop). [`load`] stands
+//! beside that: files brought in because somebody said so.
 
 mod bits;
 mod config;
@@ -36,6 +37,7 @@ mod engine;
 mod foresight;
 mod groups;
 mod hint;
+pub mod load;
 mod push;
 mod rate;
 mod scan;

@@ -29,6 +29,14 @@ impl Rate {
             self.next = self.next.max(now.saturating_sub(BURST)) + cost;
         }
     }
+
+    /// A fetch that was paid for turned out to be none.
+    pub(crate) fn give_back(&mut self, bytes: u64) {
+        if self.bytes_per_s > 0 {
+            let cost = Duration::from_secs_f64(bytes as f64 / self.bytes_per_s as f64);
+            self.next = self.next.saturating_sub(cost);
+        }
+    }
 }
 
 #[cfg(test)]
