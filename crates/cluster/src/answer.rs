@@ -78,6 +78,7 @@ impl Answer {
                     FrameKind::Bytes => wanted == Some(length as u64),
                     FrameKind::Fault => wanted.is_some() && length <= REASON_BYTES_MAX,
                     FrameKind::Waiting => length == 1,
+                    FrameKind::Said => false,
                 }
             })?;
             let Some(frame) = frame else {
@@ -98,6 +99,7 @@ impl Answer {
                         .map_err(|error| Fault::new(Reason::Wrong, error.to_string()))?;
                     return Ok(Some((at, Err(Fault::of_item(said.kind, said.message)))));
                 }
+                FrameKind::Said => {}
                 FrameKind::Waiting => {
                     self.has_waited = true;
                     if frame.payload[0] == 1 {

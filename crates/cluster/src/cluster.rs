@@ -2,14 +2,15 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use feedline_model::Clock;
 
 use crate::fault::Reason;
 use crate::link::{Handover, Joined, Link, LinkCounters};
+use crate::load::{LoadQueues, Loads};
 use crate::marks::Marks;
 use crate::membership::{Epoch, Membership, Roster};
 use crate::parts::{ClusterConfig, ClusterParts, within};
@@ -43,6 +44,7 @@ pub struct Cluster {
     list: StaticList,
     server: Server,
     serve: Arc<Serve>,
+    load_queues: LoadQueues,
     clock: Arc<dyn Clock>,
 }
 
@@ -86,6 +88,7 @@ impl Cluster {
             room: Serve::room(config.serve_bytes_max),
             served: Served::default(),
             guest: parts.guest,
+            loads: OnceLock::new(),
         });
         let server = Server::start(listener, Arc::clone(&serve), world.clone());
         let roster = Arc::new(Roster::new(config.node, config.quota_bytes));
@@ -101,7 +104,21 @@ impl Cluster {
             handover: Handover::default(),
         });
         let (node, clock) = (config.node, parts.clock);
-        Ok(Self { node, link, roster, peers, list, server, serve, clock })
+        let load_queues = LoadQueues::default();
+        Ok(Self { node, link, roster, peers, list, server, serve, load_queues, clock })
+    }
+
+    /// From now on peers may have files brought in here. Once at most.
+    pub fn serve_loads(&self, loads: Arc<dyn Loads>) {
+        assert!(self.serve.loads.set(loads).is_ok(), "there is one who brings files in");
+    }
+
+    pub(crate) fn link(&self) -> &Link {
+        &self.link
+    }
+
+    pub(crate) fn load_queues(&self) -> &LoadQueues {
+        &self.load_queues
     }
 
     /// Waits until every configured address has been greeted once, for a second at most.

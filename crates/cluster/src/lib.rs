@@ -14,7 +14,7 @@
 //! # Invariants
 //!
 //! - Losing any peer, at any moment, costs time and requests, never a read and never a byte.
-//! - Requests never go round in circles: who is asked by a peer asks no other.
+//! - Requests never go round in circles: who is asked by a peer for bytes asks no other.
 //! - What crosses the wire has a version, types of its own (`wire`) and a checksum.
 //! - Nothing of a peer's is waited for or kept without a limit.
 //!
@@ -27,7 +27,7 @@
 //! # Reading order
 //!
 //! [`placement`], [`membership`], `link` (one read, followed), `batch`, `peer` and `answer` (asking), `health`,
-//! `server` and `serve` (answering), `marks`, [`wire`], `token`, `net` and `timer` (the world); `cluster` puts them together.
+//! `server` and `serve` (answering), `load` (files brought in by their owners), `marks`, [`wire`], `token`, `net` and `timer` (the world); `cluster` puts them together.
 
 mod answer;
 mod batch;
@@ -35,6 +35,7 @@ mod cluster;
 mod fault;
 mod health;
 mod link;
+mod load;
 mod marks;
 pub mod membership;
 mod net;
@@ -51,6 +52,7 @@ pub mod wire;
 pub use cluster::{Cluster, ClusterError, ClusterStatus, PeerState, PeerStatus};
 pub use fault::{Fault, Reason};
 pub use link::Link;
+pub use load::{LoadPlace, Loads};
 pub use net::{Listener, Net, Stream, Tcp};
 pub use parts::{BodyError, ClusterConfig, ClusterParts, Entropy, Guest, LocalCopies, PortBody};
 pub use placement::NodeId;

@@ -25,13 +25,14 @@ use tokio::sync::{Mutex, Semaphore};
 use crate::answer::Answer;
 use crate::fault::{Fault, Reason};
 use crate::health::Health;
+use crate::load::LoadAnswer;
 use crate::net::Net;
 use crate::parts::{Entropy, OnRuntime, within};
 use crate::timer::ClockTimer;
 use crate::token::{End, Token};
 use crate::wire::{
-    Challenge, HELLO_PATH, Hello, HelloAnswer, READ_PATH, REASON_BYTES_MAX, ReadRequest, Refusal,
-    WIRE, WIRE_HEADER, from_hex, hex,
+    Challenge, Frames, HELLO_PATH, Hello, HelloAnswer, LOAD_PATH, LoadRequest, READ_PATH,
+    REASON_BYTES_MAX, ReadRequest, Refusal, WIRE, WIRE_HEADER, from_hex, hex,
 };
 
 /// Connections to one peer: two, so that a lost packet holds up half and two cores share the work.
@@ -187,7 +188,7 @@ impl Peer {
         let body = encode(request)?;
         let started = self.clock().monotonic();
         let silent = || Fault::new(Reason::Silent, format!("no answer within {patience:?}"));
-        let response = within(self.clock(), patience, self.send(body)).await;
+        let response = within(self.clock(), patience, self.send(READ_PATH, body)).await;
         let response = response.unwrap_or_else(|| Err(silent()))?;
         check_version(response.headers())?;
         if response.status() != StatusCode::OK {
@@ -199,18 +200,47 @@ impl Peer {
         Ok(Answer::new(response.into_body(), lengths, clock, started, limits, permit))
     }
 
+    /// Has it bring in what a request names; the answer is still to come.
+    pub(crate) async fn ask_load(&self, request: &LoadRequest) -> Result<LoadAnswer, Fault> {
+        let patience = self.health.patience();
+        let permit = Arc::clone(&self.permits).acquire_owned().await;
+        let permit = permit.map_err(|error| Fault::new(Reason::Full, error.to_string()))?;
+        self.counters.requests.fetch_add(1, Ordering::Relaxed);
+        let body = encode(request)?;
+        let silent = || Fault::new(Reason::Silent, format!("no answer within {patience:?}"));
+        let response = within(self.clock(), patience, self.send(LOAD_PATH, body)).await;
+        let response = response.unwrap_or_else(|| Err(silent()))?;
+        check_version(response.headers())?;
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND => {
+                return Err(Fault::new(Reason::NotCached, "it takes no loads: update it"));
+            }
+            _ => {
+                let (status, body) = self.whole(response, patience).await?;
+                return Err(refused(status, &body));
+            }
+        }
+        let (body, clock) = (response.into_body(), Arc::clone(&self.world.clock));
+        Ok(LoadAnswer { body, clock, patience, frames: Frames::default(), _permit: permit })
+    }
+
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.world.runtime
+    }
+
     /// Sends on a connection that is there, or a new one; twice if the first turns out to be broken.
-    async fn send(&self, body: Bytes) -> Result<Response<Incoming>, Fault> {
+    async fn send(&self, path: &'static str, body: Bytes) -> Result<Response<Incoming>, Fault> {
         let at = self.turn.fetch_add(1, Ordering::Relaxed) % CONNECTIONS;
         let (mut sender, is_new) = self.line(at).await?;
-        match sender.send_request(request(READ_PATH, body.clone())).await {
+        match sender.send_request(request(path, body.clone())).await {
             Ok(response) => Ok(response),
             Err(error) if is_new => Err(Fault::unreachable(&error)),
             // Closed by the other end while nobody looked, as a restart does.
             Err(error) => {
                 tracing::debug!(peer = %self.address, %error, "a connection broke; one more try");
                 let (mut sender, _) = self.line(at).await?;
-                let sent = sender.send_request(request(READ_PATH, body)).await;
+                let sent = sender.send_request(request(path, body)).await;
                 sent.map_err(|error| Fault::unreachable(&error))
             }
         }

@@ -10,18 +10,19 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use feedline_model::clock::Sleep;
-use feedline_model::{BlockSource, Clock, ObjectIndex, Priority, SourceId};
+use feedline_model::{BlockSource, Clock, Object, ObjectIndex, Priority, SourceId};
 use futures::{Stream, StreamExt as _};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::load::Loads;
 use crate::marks::Marks;
 use crate::parts::{BodyError, Guest, PortBody, within};
 use crate::wire::{
@@ -29,7 +30,7 @@ use crate::wire::{
 };
 
 /// How often a peer that waits hears of us: several times within anybody's patience.
-const WAITING_EVERY: Duration = Duration::from_millis(300);
+pub(crate) const WAITING_EVERY: Duration = Duration::from_millis(300);
 
 /// How long a read waits for its part of the budget before the peer is told to go elsewhere.
 const ROOM_WITHIN: Duration = Duration::from_secs(1);
@@ -62,6 +63,8 @@ pub(crate) struct Serve {
     pub(crate) room: Arc<Semaphore>,
     pub(crate) served: Served,
     pub(crate) guest: Option<Guest>,
+    /// Who brings in what peers say; set when it is there.
+    pub(crate) loads: OnceLock<Arc<dyn Loads>>,
 }
 
 /// An item that has been read; its part of the budget is free when this is dropped.
@@ -116,6 +119,14 @@ impl Serve {
         Ok(StreamBody::new(frames).boxed_unsync())
     }
 
+    /// True if the object is in what this node mounts.
+    pub(crate) fn is_mounted(&self, object: &Object) -> bool {
+        let is_in = |(source, prefix): &(SourceId, String)| {
+            *source == object.source && object.key.starts_with(prefix.as_str())
+        };
+        self.mounted.iter().any(is_in)
+    }
+
     async fn item(
         &self,
         index: u32,
@@ -125,10 +136,7 @@ impl Serve {
     ) -> Result<Ready, ItemFault> {
         let fault = |kind, message: String| ItemFault { kind, message };
         let (object, id, range) = item.read().map_err(|why| fault(FaultKind::Refused, why))?;
-        let is_in = |(source, prefix): &(SourceId, String)| {
-            *source == object.source && object.key.starts_with(prefix.as_str())
-        };
-        if !self.mounted.iter().any(is_in) {
+        if !self.is_mounted(&object) {
             let why = format!("{}: is not in what is mounted here", object.key);
             return Err(fault(FaultKind::NotMounted, why));
         }

@@ -27,14 +27,15 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::load;
 use crate::net::{Listener, Stream};
 use crate::parts::{OnRuntime, PortBody, within};
 use crate::peer::World;
 use crate::serve::Serve;
 use crate::token::{End, Nonce};
 use crate::wire::{
-    Challenge, HELLO_PATH, Hello, READ_PATH, REQUEST_BYTES_MAX, ReadRequest, Refusal, WIRE,
-    WIRE_HEADER, from_hex, hex,
+    Challenge, HELLO_PATH, Hello, LOAD_PATH, LoadRequest, READ_PATH, REQUEST_BYTES_MAX,
+    ReadRequest, Refusal, WIRE, WIRE_HEADER, from_hex, hex,
 };
 
 /// Connections at once: two from each of a hundred nodes, and room for others.
@@ -176,7 +177,7 @@ async fn answer(
     world: &World,
     request: Request<Incoming>,
 ) -> Response<PortBody> {
-    let is_of_peer = [HELLO_PATH, READ_PATH].contains(&request.uri().path())
+    let is_of_peer = [HELLO_PATH, READ_PATH, LOAD_PATH].contains(&request.uri().path())
         && (request.method() == Method::POST || request.headers().contains_key(WIRE_HEADER));
     match &serve.guest {
         Some(guest) if !is_of_peer => guest.answer(request).await,
@@ -191,8 +192,8 @@ async fn answer_peer(
     request: Request<Incoming>,
 ) -> Response<PortBody> {
     let path = request.uri().path();
-    let (is_hello, is_read) = (path == HELLO_PATH, path == READ_PATH);
-    if !is_hello && !is_read {
+    let (is_hello, is_load) = (path == HELLO_PATH, path == LOAD_PATH);
+    if !is_hello && !is_load && path != READ_PATH {
         return refuse(StatusCode::NOT_FOUND, "nothing is served under this path");
     }
     if request.method() != Method::POST {
@@ -204,7 +205,7 @@ async fn answer_peer(
         let message = format!("you speak version {said} between nodes, this one {WIRE}");
         return refuse(StatusCode::BAD_REQUEST, message);
     }
-    if is_read && !state.is_let_in.load(Ordering::Acquire) {
+    if !is_hello && !state.is_let_in.load(Ordering::Acquire) {
         return refuse(StatusCode::UNAUTHORIZED, "say hello first");
     }
     if is_hello {
@@ -213,13 +214,23 @@ async fn answer_peer(
             Err(refusal) => refusal,
         };
     }
+    if is_load {
+        let Some(loads) = serve.loads.get().cloned() else {
+            return refuse(StatusCode::NOT_FOUND, "this node takes no loads");
+        };
+        return match body::<LoadRequest>(world, request).await {
+            Ok(load) => framed(load::answer(serve, loads, load)),
+            Err(refusal) => refusal,
+        };
+    }
     match body::<ReadRequest>(world, request).await {
-        Ok(read) => match Arc::clone(serve).read(read) {
-            Ok(frames) => Response::new(frames),
-            Err(why) => refuse(StatusCode::BAD_REQUEST, why),
-        },
+        Ok(read) => framed(Arc::clone(serve).read(read)),
         Err(refusal) => refusal,
     }
+}
+
+fn framed(frames: Result<PortBody, String>) -> Response<PortBody> {
+    frames.map_or_else(|why| refuse(StatusCode::BAD_REQUEST, why), Response::new)
 }
 
 /// Lets a peer in, or wants a proof first.

@@ -1,11 +1,12 @@
 //! What crosses the wire between nodes, apart from the types that we compute with.
 //!
-//! HTTP, two endpoints, both POST with a JSON body, `x-feedline-wire: 1` on every request and answer:
+//! HTTP, three endpoints, all POST with a JSON body, `x-feedline-wire: 1` on every request and answer:
 //!
 //! | path | body | answer |
 //! | --- | --- | --- |
 //! | `/peer/hello` | [`Hello`] | [`HelloAnswer`], or 401 with a [`Challenge`] |
 //! | `/peer/read` | [`ReadRequest`] | frames: see [`Frames`] |
+//! | `/peer/load/1` | [`LoadRequest`] | frames: a [`LoadSaid`] for each object, or a fault |
 //!
 //! A hello opens every connection: it says who is there, and proves that both know the cluster's token
 //! if there is one. A refusal is a status of 400 or more with a [`Refusal`]. Fields that a reader does not
@@ -34,6 +35,9 @@ pub const HELLO_PATH: &str = "/peer/hello";
 
 /// Bytes of objects.
 pub const READ_PATH: &str = "/peer/read";
+
+/// Objects to bring in. A number of its own: nodes that do not know it are asked for all else.
+pub const LOAD_PATH: &str = "/peer/load/1";
 
 /// The most bytes of an object that one item asks for: caches fetch pages.
 pub const ITEM_BYTES_MAX: u64 = PAGE_BYTES;
@@ -170,6 +174,51 @@ impl Item {
     }
 }
 
+/// Objects that the other end is to bring into its cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadRequest {
+    /// At most [`ITEMS_MAX`]; each stands for the whole object, whatever its range.
+    pub items: Vec<Item>,
+}
+
+/// What became of an object that was to be brought in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadSaid {
+    /// In one word.
+    pub word: LoadWord,
+    /// For people; empty where there is nothing to say.
+    #[serde(default)]
+    pub message: String,
+}
+
+/// See [`LoadSaid`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoadWord {
+    /// It was there.
+    Here,
+    /// It was fetched and is there now.
+    Fetched,
+    /// The cache keeps nothing more.
+    NoRoom,
+    /// The bucket does not have it.
+    NotFound,
+    /// The bucket refuses.
+    Forbidden,
+    /// It was replaced since it was listed.
+    Changed,
+    /// The bucket does not answer.
+    Unavailable,
+    /// The store makes no sense of it, or a newer version said something else.
+    #[serde(other)]
+    Rejected,
+}
+
+/// What a frame carries as JSON.
+pub(crate) fn text_of(value: &impl Serialize) -> Bytes {
+    serde_json::to_vec(value).expect("plain data can be written").into()
+}
+
 /// The priority of a request.
 #[must_use]
 pub fn priority(demand: bool) -> Priority {
@@ -216,6 +265,8 @@ pub enum FrameKind {
     Waiting,
     /// An [`ItemFault`] as JSON.
     Fault,
+    /// A [`LoadSaid`] as JSON.
+    Said,
 }
 
 impl FrameKind {
@@ -224,11 +275,13 @@ impl FrameKind {
             Self::Bytes => 1,
             Self::Waiting => 2,
             Self::Fault => 3,
+            Self::Said => 4,
         }
     }
 
     fn of_code(code: u8) -> Option<Self> {
-        [Self::Bytes, Self::Waiting, Self::Fault].into_iter().find(|kind| kind.code() == code)
+        let all = [Self::Bytes, Self::Waiting, Self::Fault, Self::Said];
+        all.into_iter().find(|kind| kind.code() == code)
     }
 }
 

@@ -5,5 +5,6 @@
 mod circles;
 mod common;
 mod hostile;
+mod loads;
 mod nodes;
 mod trust;
