@@ -6,8 +6,8 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    check, completions, config, demo, doctor, hint, ls, man, mount, stat, status, umount, usage,
-    watchdog,
+    check, completions, config, demo, doctor, hint, load, ls, man, mount, stat, status,
+    umount, usage, watchdog,
 };
 use crate::failure::{self, Failure, Outcome};
 
@@ -51,6 +51,8 @@ enum Command {
     /// How much lies below a path, and how much of it is on this node.
     #[command(after_help = "Example:\n  feedline du /mnt/data/train")]
     Du(usage::Args),
+    /// Bring data into the cache ahead of its use, and follow the jobs that do.
+    Load(load::Args),
     /// Drop everything below a path from this node's cache (never from the bucket).
     #[command(after_help = "Pinned files stay. Example:\n  feedline free /mnt/data/old-set")]
     Free(usage::Args),
@@ -114,6 +116,7 @@ fn dispatch(command: Command, args: &[OsString]) -> Outcome {
         Command::Ls(args) => ls::run(&args),
         Command::Stat(args) => stat::run(&args),
         Command::Du(args) => usage::run(usage::Verb::Du, &args),
+        Command::Load(args) => load::run(&args),
         Command::Free(args) => usage::run(usage::Verb::Free, &args),
         Command::Pin(args) => usage::run(usage::Verb::Pin, &args),
         Command::Unpin(args) => usage::run(usage::Verb::Unpin, &args),

@@ -8,12 +8,14 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use feedline_node::api::{
-    CheckEvent, HintAnswer, HintRequest, LsEntry, PathQuery, SettingInfo, Status, Usage,
+    CheckEvent, HintAnswer, HintRequest, LoadFailure, LoadRequest, LoadStatus, LsEntry, PathQuery,
+    SettingInfo, Status, Usage,
 };
 use feedline_node::registry::{self, Registered};
 use feedline_node::{Client, ClientError, ItemStream};
 use serde::de::DeserializeOwned;
 use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::failure::Failure;
 use crate::mountinfo;
@@ -24,6 +26,18 @@ pub(crate) const FS_TYPE: &str = "fuse.feedline";
 
 /// How long a daemon may take for an answer from memory before it counts as hung.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often a job that is followed is looked at: as often as a person sees a difference.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// How following a job came to its end.
+#[derive(Debug)]
+pub(crate) enum Followed {
+    /// The job has ended.
+    Ended(Box<LoadStatus>),
+    /// Ctrl-C: the job goes on.
+    Interrupted,
+}
 
 /// What the admin API says of a long answer's next item, and what to do with it.
 type Each<'a, T> = &'a mut dyn FnMut(T) -> anyhow::Result<()>;
@@ -215,6 +229,57 @@ impl Daemon {
     /// Tells the order of reads.
     pub(crate) fn hint(&self, request: &HintRequest) -> anyhow::Result<HintAnswer> {
         self.call(self.client.hint(request))
+    }
+
+    /// Starts a load job.
+    pub(crate) fn load(&self, request: &LoadRequest) -> anyhow::Result<LoadStatus> {
+        self.call(self.client.load(request))
+    }
+
+    /// Its load jobs, the newest first.
+    pub(crate) fn loads(&self) -> anyhow::Result<Vec<LoadStatus>> {
+        self.within(self.client.loads()).map_err(|error| failure(&error).into())
+    }
+
+    /// One of them.
+    pub(crate) fn load_status(&self, id: &str) -> anyhow::Result<LoadStatus> {
+        self.within(self.client.load_status(id)).map_err(|error| failure(&error).into())
+    }
+
+    /// Stops one.
+    pub(crate) fn load_stop(&self, id: &str) -> anyhow::Result<LoadStatus> {
+        self.call(self.client.load_stop(id))
+    }
+
+    /// Begins again with what one could not cache.
+    pub(crate) fn load_retry(&self, id: &str) -> anyhow::Result<LoadStatus> {
+        self.call(self.client.load_retry(id))
+    }
+
+    /// What one could not cache.
+    pub(crate) fn load_failed(&self, id: &str, each: Each<'_, LoadFailure>) -> anyhow::Result<()> {
+        self.each(self.client.load_failed(id), each)
+    }
+
+    /// Looks at a job until it has ended or somebody interrupts.
+    pub(crate) fn follow_load(
+        &self,
+        id: &str,
+        look: &mut dyn FnMut(&LoadStatus),
+    ) -> anyhow::Result<Followed> {
+        self.runtime.block_on(async {
+            let mut interrupt = signal(SignalKind::interrupt())?;
+            loop {
+                let status = self.client.load_status(id).await.map_err(|error| failure(&error))?;
+                look(&status);
+                if !status.state.is_running() {
+                    return Ok(Followed::Ended(Box::new(status)));
+                }
+                if tokio::time::timeout(LOOK_EVERY, interrupt.recv()).await.is_ok() {
+                    return Ok(Followed::Interrupted);
+                }
+            }
+        })
     }
 
     /// Reads back and verifies.

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use crate::api::{
-    ApiError, CheckEvent, Health, HintAnswer, HintRequest, LsEntry, PathQuery, SettingInfo, Status,
-    Usage,
+    ApiError, CheckEvent, Health, HintAnswer, HintRequest, LoadFailure, LoadRequest, LoadStatus,
+    LsEntry, PathQuery, SettingInfo, Status, Usage,
 };
 
 /// How many items of a long answer may wait for a slow client. Enough to fill a socket buffer with
@@ -82,6 +82,44 @@ pub trait Admin: fmt::Debug + Send + Sync {
     /// When the path is no folder with files, none of the entries is one of them, or nothing would
     /// look at the order.
     async fn hint(&self, request: HintRequest) -> Result<HintAnswer, ApiError>;
+
+    /// Starts a load job, and answers before it is done.
+    ///
+    /// # Errors
+    ///
+    /// When the path does not exist, the manifest cannot be read, or too many jobs are running.
+    async fn load(&self, request: LoadRequest) -> Result<LoadStatus, ApiError>;
+
+    /// Every job that is known, the newest first.
+    async fn loads(&self) -> Vec<LoadStatus>;
+
+    /// One job.
+    ///
+    /// # Errors
+    ///
+    /// When no job has this id.
+    async fn load_status(&self, id: String) -> Result<LoadStatus, ApiError>;
+
+    /// Stops a job on all nodes; what it has brought stays.
+    ///
+    /// # Errors
+    ///
+    /// As [`Admin::load_status`].
+    async fn load_stop(&self, id: String) -> Result<LoadStatus, ApiError>;
+
+    /// Tries again what a job that has ended could not load.
+    ///
+    /// # Errors
+    ///
+    /// As [`Admin::load_status`], and while the job is running.
+    async fn load_retry(&self, id: String) -> Result<LoadStatus, ApiError>;
+
+    /// Sends what a job could not load.
+    ///
+    /// # Errors
+    ///
+    /// As [`Admin::load_status`].
+    async fn load_failed(&self, id: String, out: Lines<LoadFailure>) -> Result<(), ApiError>;
 
     /// Asks the daemon to unmount and end; returns before it did.
     fn shutdown(&self);

@@ -14,6 +14,11 @@
 //! | `POST /v1/free`, `/v1/pin`, `/v1/unpin` | [`PathQuery`] as JSON | [`Usage`] of what was changed |
 //! | `POST /v1/check` | [`PathQuery`] as JSON | lines of [`CheckEvent`] |
 //! | `POST /v1/hint` | [`HintRequest`] | [`HintAnswer`] |
+//! | `POST /v1/load` | [`LoadRequest`] | [`LoadStatus`] |
+//! | `GET /v1/load` | [`LoadQuery`] | [`LoadStatus`] |
+//! | `GET /v1/loads` | | list of [`LoadStatus`], the newest first |
+//! | `GET /v1/load/failed` | [`LoadQuery`] | lines of [`LoadFailure`] |
+//! | `POST /v1/load/stop`, `/v1/load/retry` | [`LoadQuery`] as JSON | [`LoadStatus`] |
 //! | `POST /v1/shutdown` | | 202, then the daemon unmounts and ends |
 //! | `GET /metrics` | | Prometheus text |
 //!
@@ -22,6 +27,8 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+pub use crate::loads::{LoadFailure, LoadQuery, LoadRequest, LoadState, LoadStatus};
 
 /// Which path a request is about.
 #[derive(Debug, Clone, Serialize, Deserialize, Default)]
@@ -209,6 +216,9 @@ pub struct Status {
     /// What is fetched ahead of the reads.
     #[serde(default)]
     pub fill: FillStatus,
+    /// Load jobs at work.
+    #[serde(default)]
+    pub loads: Vec<LoadStatus>,
     /// The nodes that share their caches; absent on a node that caches for itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<ClusterStatus>,

@@ -17,8 +17,8 @@ use tokio::net::UnixStream;
 use tokio::runtime::Handle;
 
 use crate::api::{
-    ApiError, CheckEvent, Health, HintAnswer, HintRequest, LsEntry, PathQuery, SettingInfo, Status,
-    Usage,
+    ApiError, CheckEvent, Health, HintAnswer, HintRequest, LoadFailure, LoadQuery, LoadRequest,
+    LoadStatus, LsEntry, PathQuery, SettingInfo, Status, Usage,
 };
 
 /// The longest line of a long answer. An entry is a path and a key, both under 4 KiB.
@@ -164,6 +164,62 @@ impl Client {
     /// See [`ClientError`].
     pub async fn hint(&self, request: &HintRequest) -> Result<HintAnswer, ClientError> {
         self.post("/v1/hint", request).await
+    }
+
+    /// `POST /v1/load`.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClientError`].
+    pub async fn load(&self, request: &LoadRequest) -> Result<LoadStatus, ClientError> {
+        self.post("/v1/load", request).await
+    }
+
+    /// `GET /v1/loads`.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClientError`].
+    pub async fn loads(&self) -> Result<Vec<LoadStatus>, ClientError> {
+        self.get("/v1/loads").await
+    }
+
+    /// `GET /v1/load`.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClientError`].
+    pub async fn load_status(&self, id: &str) -> Result<LoadStatus, ClientError> {
+        self.get(&format!("/v1/load?id={}", percent_encode(id))).await
+    }
+
+    /// `POST /v1/load/stop`.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClientError`].
+    pub async fn load_stop(&self, id: &str) -> Result<LoadStatus, ClientError> {
+        self.post("/v1/load/stop", &LoadQuery { id: id.to_owned() }).await
+    }
+
+    /// `POST /v1/load/retry`.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClientError`].
+    pub async fn load_retry(&self, id: &str) -> Result<LoadStatus, ClientError> {
+        self.post("/v1/load/retry", &LoadQuery { id: id.to_owned() }).await
+    }
+
+    /// `GET /v1/load/failed`.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClientError`].
+    pub async fn load_failed(&self, id: &str) -> Result<ItemStream<LoadFailure>, ClientError> {
+        let path = format!("/v1/load/failed?id={}", percent_encode(id));
+        let response = self.send(Method::GET, &path, None).await?;
+        Ok(self.items(response))
     }
 
     /// `POST /v1/shutdown`: returns when the daemon agreed, before it ended.

@@ -21,6 +21,7 @@
 pub mod admin;
 pub mod api;
 pub mod client;
+mod loads;
 pub mod metrics;
 pub mod s3;
 pub mod server;

@@ -23,7 +23,9 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::admin::{Admin, Lines};
-use crate::api::{ApiError, HINT_BYTES_MAX, HintAnswer, HintRequest, PathQuery};
+use crate::api::{
+    ApiError, HINT_BYTES_MAX, HintAnswer, HintRequest, LoadQuery, LoadRequest, PathQuery,
+};
 use crate::metrics;
 
 /// Lines of a long answer that are joined into one chunk at most, so that a listing of a million
@@ -206,6 +208,7 @@ fn admin_router(shared: Shared) -> Router {
         )
         .route("/v1/check", post(check))
         .route("/v1/hint", post(hint))
+        .merge(load_router())
         .route(
             "/v1/shutdown",
             post(|State(s): State<Shared>| async move {
@@ -216,6 +219,45 @@ fn admin_router(shared: Shared) -> Router {
         .route("/metrics", get(metrics_text))
         .fallback(unknown)
         .with_state(shared)
+}
+
+/// Load jobs.
+fn load_router() -> Router<Shared> {
+    Router::new()
+        .route(
+            "/v1/loads",
+            get(|State(s): State<Shared>| async move { Json(s.admin.loads().await) }),
+        )
+        .route(
+            "/v1/load",
+            get(|State(s): State<Shared>, Query(q): Query<LoadQuery>| async move {
+                answer(s.admin.load_status(q.id).await)
+            })
+            .post(|State(s): State<Shared>, Json(r): Json<LoadRequest>| async move {
+                answer(s.admin.load(r).await)
+            }),
+        )
+        .route(
+            "/v1/load/stop",
+            post(|State(s): State<Shared>, Json(q): Json<LoadQuery>| async move {
+                answer(s.admin.load_stop(q.id).await)
+            }),
+        )
+        .route(
+            "/v1/load/retry",
+            post(|State(s): State<Shared>, Json(q): Json<LoadQuery>| async move {
+                answer(s.admin.load_retry(q.id).await)
+            }),
+        )
+        .route("/v1/load/failed", get(load_failed))
+}
+
+async fn load_failed(State(shared): State<Shared>, Query(query): Query<LoadQuery>) -> Response {
+    stream(&shared.tasks, |out| {
+        let admin = Arc::clone(&shared.admin);
+        Box::pin(async move { admin.load_failed(query.id, out).await })
+    })
+    .await
 }
 
 fn metrics_router(shared: Shared) -> Router {

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use feedline_gateway::api::{
-    CheckEvent, HINT_BYTES_MAX, Health, HintAnswer, HintOrder, HintRequest, LsEntry, PathQuery,
-    SettingInfo, Status, Usage,
+    CheckEvent, HINT_BYTES_MAX, Health, HintAnswer, HintOrder, HintRequest, LoadFailure,
+    LoadRequest, LoadState, LoadStatus, LsEntry, PathQuery, SettingInfo, Status, Usage,
 };
 use feedline_gateway::{Admin, ApiError, Client, ClientError, Lines, Server, ServerError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -36,6 +36,36 @@ fn entry(path: String) -> LsEntry {
         cached_bytes: 0,
         cached: false,
         pinned: false,
+    }
+}
+
+fn job(id: &str, path: &str) -> LoadStatus {
+    LoadStatus {
+        id: id.into(),
+        path: path.into(),
+        manifest: false,
+        metadata_only: false,
+        replicas: 1,
+        bandwidth_bytes_per_s: 0,
+        state: LoadState::Loading,
+        reason: None,
+        files: 3,
+        bytes: 30,
+        files_total: Some(4),
+        bytes_total: None,
+        cached: 1,
+        cached_bytes: 10,
+        loaded: 1,
+        loaded_bytes: 10,
+        failed: 1,
+        failed_bytes: 10,
+        failed_by: [("gone".to_owned(), 1)].into(),
+        nodes: 1,
+        passed_by: Default::default(),
+        started_ms: 5,
+        elapsed_s: 1.5,
+        bytes_per_s: 6.5,
+        eta_s: None,
     }
 }
 
@@ -117,6 +147,31 @@ impl Admin for Fake {
         Ok(HintAnswer { files: request.order.len() as u64, matched: sum })
     }
 
+    async fn load(&self, request: LoadRequest) -> Result<LoadStatus, ApiError> {
+        Ok(job("new", &request.path))
+    }
+
+    async fn loads(&self) -> Vec<LoadStatus> {
+        vec![job("b", ""), job("a", "")]
+    }
+
+    async fn load_status(&self, id: String) -> Result<LoadStatus, ApiError> {
+        Err(ApiError::not_found(format!("{id}: no such load")))
+    }
+
+    async fn load_stop(&self, id: String) -> Result<LoadStatus, ApiError> {
+        Ok(job(&id, "stopped"))
+    }
+
+    async fn load_retry(&self, id: String) -> Result<LoadStatus, ApiError> {
+        Ok(job(&id, "again"))
+    }
+
+    async fn load_failed(&self, id: String, out: Lines<LoadFailure>) -> Result<(), ApiError> {
+        out.send(LoadFailure { path: id, reason: "gone".into() }).await;
+        Ok(())
+    }
+
     fn shutdown(&self) {
         self.asked_to_stop.store(true, Ordering::SeqCst);
     }
@@ -161,6 +216,16 @@ async fn every_endpoint_answers_over_the_socket() {
     assert!(
         s.client.metrics().await.unwrap().contains("feedline_store_requests_total{verb=\"GET\"} 3")
     );
+    let request = LoadRequest { path: odd.into(), replicas: 2, ..Default::default() };
+    assert_eq!(s.client.load(&request).await.unwrap(), job("new", odd));
+    assert_eq!(s.client.loads().await.unwrap(), [job("b", ""), job("a", "")]);
+    let absent = s.client.load_status(odd).await.unwrap_err().to_string();
+    assert_eq!(absent, format!("{odd}: no such load"));
+    assert_eq!(s.client.load_stop("x").await.unwrap().path, "stopped");
+    assert_eq!(s.client.load_retry("x").await.unwrap().path, "again");
+    let mut failed = s.client.load_failed(odd).await.unwrap();
+    assert_eq!(failed.next().await.unwrap().unwrap().path, odd);
+    assert!(failed.next().await.unwrap().is_none());
     s.client.shutdown().await.unwrap();
     assert!(s.fake.asked_to_stop.load(Ordering::SeqCst));
 }

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use feedline_cache::Cache;
 use feedline_fill::{HintError, OrderHint};
 use feedline_gateway::api::{
-    CheckEvent, Health, HintAnswer, HintOrder, HintRequest, LsEntry, PathQuery, SettingInfo,
-    Status, Usage,
+    CheckEvent, Health, HintAnswer, HintOrder, HintRequest, LoadFailure, LoadRequest, LoadStatus,
+    LsEntry, PathQuery, SettingInfo, Status, Usage,
 };
 use feedline_gateway::{Admin, ApiError, Lines};
 use feedline_model::{Clock, Directory, Object, ObjectId, ReadError, Tree};
@@ -19,7 +19,9 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::chain::Chain;
+use crate::cluster;
 use crate::config::ResolvedConfig;
+use crate::loads::Loads;
 use crate::pins::Pins;
 use crate::status;
 
@@ -41,6 +43,7 @@ pub(crate) struct NodeAdmin {
     config: Arc<ResolvedConfig>,
     chain: Chain,
     pins: Pins,
+    loads: Loads,
     clock: Arc<dyn Clock>,
     tasks: Handle,
     mount: OnceLock<Arc<MountHandle>>,
@@ -60,7 +63,7 @@ impl NodeAdmin {
     pub(crate) fn new(
         config: Arc<ResolvedConfig>,
         chain: Chain,
-        pins: Pins,
+        (pins, loads): (Pins, Loads),
         clock: Arc<dyn Clock>,
         tasks: Handle,
     ) -> Self {
@@ -68,11 +71,15 @@ impl NodeAdmin {
         let state = AtomicU8::new(State::Starting as u8);
         let (stop, _) = watch::channel(false);
         let mount = OnceLock::new();
-        Self { config, chain, pins, clock, tasks, mount, started, state, stop }
+        Self { config, chain, pins, loads, clock, tasks, mount, started, state, stop }
     }
 
     pub(crate) fn chain(&self) -> &Chain {
         &self.chain
+    }
+
+    pub(crate) fn load_jobs(&self) -> &Loads {
+        &self.loads
     }
 
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
@@ -478,6 +485,32 @@ impl Admin for NodeAdmin {
         self.take_hint(path, request.from, hint).await
     }
 
+    async fn load(&self, request: LoadRequest) -> Result<LoadStatus, ApiError> {
+        // Eight digits, to be typed; two of the same would need a hundred thousand jobs at once.
+        let id = format!("{:08x}", cluster::random_number() >> 32);
+        self.loads.start(id, request).await
+    }
+
+    async fn loads(&self) -> Vec<LoadStatus> {
+        self.loads.list()
+    }
+
+    async fn load_status(&self, id: String) -> Result<LoadStatus, ApiError> {
+        self.loads.status(&id)
+    }
+
+    async fn load_stop(&self, id: String) -> Result<LoadStatus, ApiError> {
+        self.loads.stop(&id).await
+    }
+
+    async fn load_retry(&self, id: String) -> Result<LoadStatus, ApiError> {
+        self.loads.retry(&id).await
+    }
+
+    async fn load_failed(&self, id: String, out: Lines<LoadFailure>) -> Result<(), ApiError> {
+        self.loads.failed(&id, out).await
+    }
+
     fn shutdown(&self) {
         self.set_state(State::Stopping);
         self.stop.send_replace(true);
@@ -512,7 +545,7 @@ fn hint_error(error: HintError) -> ApiError {
 }
 
 /// A [`ReadError`] as the API says it, without a wildcard: a new kind must be decided on.
-fn api_error(error: ReadError) -> ApiError {
+pub(crate) fn api_error(error: ReadError) -> ApiError {
     match error {
         ReadError::NotFound { .. } => ApiError::not_found(error.to_string()),
         ReadError::Unavailable { .. } | ReadError::Changed { .. } => {

@@ -3,7 +3,7 @@
 //! ```text
 //! mount -> cache -> link -> router -> store (retries, limit) -> bucket
 //!   |       ^        '- peers, if the node belongs to a cluster; they are served by the cache
-//!   |       ^- fill, which the mount tells what is opened
+//!   |       ^- fill, which the mount tells what is opened, and its loader, which loads tell
 //!   \-> namespace -> store (LIST)
 //! ```
 
@@ -12,11 +12,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use async_trait::async_trait;
 use feedline_cache::{Cache, CacheConfig, CacheDirConfig};
 use feedline_cluster::{Cluster, Link};
+use feedline_fill::load::{Keeper, LoadParts, Loader};
 use feedline_fill::{Fill, FillConfig, FillParts, Liveness};
 use feedline_gateway::S3Endpoint;
-use feedline_model::{BlockSource, Clock, Lister, SourceId};
+use feedline_model::{BlockSource, Clock, Lister, Object, SourceId};
 use feedline_mount::{Capacity, CapacityProvider, Mount, MountHandle, MountParts};
 use feedline_namespace::{Mounted, Namespace, NamespaceConfig};
 use feedline_store::{Environment, Store, StoreConfig};
@@ -58,9 +60,11 @@ pub(crate) struct Chain {
     pub(crate) cache: Arc<Cache>,
     pub(crate) namespace: Namespace,
     pub(crate) fill: Arc<Fill>,
+    /// Brings files in on somebody's order.
+    pub(crate) loader: Arc<Loader>,
     pub(crate) link: Arc<Link>,
     /// Set when the node has joined one.
-    pub(crate) cluster: OnceLock<Cluster>,
+    pub(crate) cluster: Arc<OnceLock<Cluster>>,
     /// What else its port serves.
     pub(crate) s3: OnceLock<S3Endpoint>,
 }
@@ -98,8 +102,26 @@ pub(crate) fn build(
     };
     let namespace = Namespace::open(namespace, Arc::clone(clock), tasks.clone())?;
     let fill = start_fill(config, &cache, &namespace, &link, clock, tasks);
+    let loader = Loader::new(LoadParts {
+        index: Arc::clone(&cache) as _,
+        blocks: Arc::clone(&cache) as _,
+        keeper: Arc::new(Keeps(Arc::clone(&cache))),
+        clock: Arc::clone(clock),
+        window_max: config.requests_max * FILL_SHARE.0 / FILL_SHARE.1,
+    });
     let (cluster, s3) = Default::default();
-    Ok(Chain { mounted, stores, cache, namespace, fill, link, cluster, s3 })
+    Ok(Chain { mounted, stores, cache, namespace, fill, loader, link, cluster, s3 })
+}
+
+/// The cache's word for what it keeps.
+#[derive(Debug)]
+struct Keeps(Arc<Cache>);
+
+#[async_trait]
+impl Keeper for Keeps {
+    async fn is_kept(&self, object: &Object) -> bool {
+        self.0.is_kept(object).await
+    }
 }
 
 /// The share of the requests in flight that fill may take: what the store's limit leaves it.

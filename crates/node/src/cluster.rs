@@ -99,7 +99,8 @@ fn node_id(state_dir: &Path) -> Result<NodeId, StartError> {
     Ok(id)
 }
 
-fn random_number() -> u64 {
+/// Drawn anew each time.
+pub(crate) fn random_number() -> u64 {
     let mut bytes = [0; 8];
     random(&mut bytes);
     u64::from_le_bytes(bytes)

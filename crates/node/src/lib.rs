@@ -10,13 +10,14 @@
 //!
 //! [`config`] turns text into a [`config::ResolvedConfig`]; `chain` nests the links of one read;
 //! [`role`] is a node from start to end; `admin` and `status` answer the admin API; [`registry`] is
-//! how commands find a running daemon.
+//! how commands find a running daemon; `loads` are the jobs that bring data sets in.
 
 mod admin;
 mod chain;
 pub mod clock;
 mod cluster;
 pub mod config;
+mod loads;
 pub mod logging;
 pub mod paths;
 mod pins;

@@ -30,7 +30,8 @@ use crate::admin::{NodeAdmin, State};
 use crate::chain::{self, Chain};
 use crate::clock::SystemClock;
 use crate::cluster;
-use crate::config::ResolvedConfig;
+use crate::config::{LocalCopies, ResolvedConfig};
+use crate::loads::{ForPeers, Loads, Lookup, Places, Work};
 use crate::pins::Pins;
 use crate::registry::{self, Registration, SOCKET};
 use crate::signals::{self, Signals};
@@ -305,7 +306,7 @@ impl Running {
             let unmounted = unmount(&admin, &mut hurry, &mut hurried).await;
             if !hurried {
                 tokio::select! {
-                    () = close(admin.chain()) => {}
+                    () = end_work(&admin) => {}
                     () = &mut hurry => tracing::warn!("second signal: the cache is not closed"),
                 }
             }
@@ -349,6 +350,12 @@ async fn unmount(
     Ok(())
 }
 
+/// Ends the loads, which go on at the next start, then closes the rest.
+async fn end_work(admin: &NodeAdmin) {
+    admin.load_jobs().close().await;
+    close(admin.chain()).await;
+}
+
 /// Closes what keeps state: the next start then needs no verification and no LIST.
 async fn close(chain: &Chain) {
     // First: peers go on without us, and none waits for a cache that is being closed.
@@ -376,19 +383,15 @@ async fn go_live(
     tasks: &Handle,
     signals: &mut Option<Signals>,
 ) -> Result<(Arc<NodeAdmin>, Ends), StartError> {
-    let state = chain::state_dir(config);
-    let pins = state.and_then(|dir| {
-        Pins::open(dir.join("pins.json")).map_err(|source| StartError::CacheDir { dir, source })
-    });
-    let pins = match pins {
-        Ok(pins) => pins,
+    let kept = match open_lists(config, &chain, clock, tasks) {
+        Ok(kept) => kept,
         Err(error) => {
             close(&chain).await;
             return Err(error);
         }
     };
     let admin =
-        Arc::new(NodeAdmin::new(Arc::clone(config), chain, pins, Arc::clone(clock), tasks.clone()));
+        Arc::new(NodeAdmin::new(Arc::clone(config), chain, kept, Arc::clone(clock), tasks.clone()));
     let ends = match mount_and_announce(config, &admin, clock, tasks, signals).await {
         Ok(ends) => ends,
         Err(error) => {
@@ -398,7 +401,37 @@ async fn go_live(
     };
     admin.set_state(State::Serving);
     admin.keep_pins_applied(tasks);
+    admin.load_jobs().resume();
     Ok((admin, ends))
+}
+
+/// Pins and loads of earlier runs.
+fn open_lists(
+    config: &ResolvedConfig,
+    chain: &Chain,
+    clock: &Arc<dyn Clock>,
+    tasks: &Handle,
+) -> Result<(Pins, Loads), StartError> {
+    let dir = chain::state_dir(config)?;
+    let failed = |source| StartError::CacheDir { dir: dir.clone(), source };
+    let pins = Pins::open(dir.join("pins.json")).map_err(failed)?;
+    let work = Work {
+        dir: dir.join("loads"),
+        lookup: Arc::new(Lookup {
+            namespace: chain.namespace.clone(),
+            mountpoint: config.mountpoint.clone(),
+            mounted: chain.mounted.iter().map(|it| (it.path.clone(), it.url.clone())).collect(),
+        }),
+        places: Places { loader: Arc::clone(&chain.loader), cluster: Arc::clone(&chain.cluster) },
+        keeps_copies: config
+            .cluster
+            .as_ref()
+            .is_none_or(|cluster| cluster.local_copies != LocalCopies::Never),
+        clock: Arc::clone(clock),
+        tasks: tasks.clone(),
+    };
+    let loads = Loads::open(work).map_err(failed)?;
+    Ok((pins, loads))
 }
 
 async fn mount_and_announce(
@@ -452,6 +485,7 @@ async fn join_cluster(
 ) -> Result<(), StartError> {
     let Some(settings) = &config.cluster else { return Ok(()) };
     let (cluster, s3) = cluster::join(config, settings, chain, &chain.link, clock, tasks).await?;
+    cluster.serve_loads(Arc::new(ForPeers(Arc::clone(&chain.loader))));
     chain.cluster.set(cluster).expect("a node joins once");
     chain.s3.set(s3).expect("a node joins once");
     Ok(())

@@ -28,6 +28,7 @@ pub(crate) fn of(node: &NodeAdmin) -> Status {
         resident_bytes: resident_bytes(),
         namespace: namespace(node),
         fill: fill(node),
+        loads: node.load_jobs().running(),
         cluster: cluster(node),
         ..Default::default()
     };

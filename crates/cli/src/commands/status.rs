@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use feedline_node::api::{
-    CacheDirStatus, ClusterStatus, DataSetStatus, FillStatus, NamespaceStatus, PeerStatus, Status,
+    CacheDirStatus, ClusterStatus, DataSetStatus, FillStatus, LoadStatus, NamespaceStatus,
+    PeerStatus, Status,
 };
 
 use crate::daemon::Daemon;
@@ -152,6 +153,9 @@ fn facts(status: &Status) -> Table {
     if !status.retries.is_empty() {
         row("retries", counters(&status.retries));
     }
+    for load in &status.loads {
+        row("load", load_fact(load));
+    }
     if let Some(fill) = fill_fact(&status.fill) {
         row("fill", fill);
     }
@@ -177,6 +181,19 @@ fn tree_fact(tree: &NamespaceStatus, inodes: u64) -> String {
         output::count(tree.directories),
         output::count(tree.entries),
         output::count(inodes)
+    )
+}
+
+/// A load job at work.
+fn load_fact(load: &LoadStatus) -> String {
+    format!(
+        "{} of /{}: {} of {} files, {}/s, {} failed",
+        load.id,
+        load.path,
+        output::count(load.cached + load.loaded),
+        load.files_total.map_or_else(|| "?".into(), output::count),
+        output::bytes(load.bytes_per_s as u64),
+        output::count(load.failed)
     )
 }
 

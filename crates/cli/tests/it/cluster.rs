@@ -11,20 +11,23 @@ use serde_json::Value;
 use crate::hints::put_set;
 use crate::sandbox::{Ran, Sandbox, content, signal, wait_until};
 
-const FILES: usize = 150;
+pub(crate) const FILES: usize = 150;
 pub(crate) const NODES: usize = 3;
 
 /// Three nodes of one sandbox.
 pub(crate) struct Cluster<'a> {
     sandbox: &'a Sandbox,
+    test: usize,
     names: Vec<String>,
     /// Of each file, in bytes.
     size: usize,
+    quota: &'a str,
+    flags: Vec<&'a str>,
 }
 
 impl<'a> Cluster<'a> {
     /// Starts all three, and waits until each knows the others.
-    fn start(sandbox: &'a Sandbox, test: usize, flags: &[&str]) -> Self {
+    pub(crate) fn start(sandbox: &'a Sandbox, test: usize, flags: &[&'a str]) -> Self {
         Self::of_size(sandbox, test, 20_000, "512MiB", flags)
     }
 
@@ -33,23 +36,30 @@ impl<'a> Cluster<'a> {
         sandbox: &'a Sandbox,
         test: usize,
         size: usize,
-        quota: &str,
-        flags: &[&str],
+        quota: &'a str,
+        flags: &[&'a str],
     ) -> Self {
-        let cluster = Self::of_files(sandbox, FILES, size);
-        let addresses = [0, 1, 2].map(|node| address(test, node));
+        let mut cluster = Self::of_files(sandbox, FILES, size);
+        (cluster.test, cluster.quota, cluster.flags) = (test, quota, flags.to_vec());
         for node in 0..NODES {
-            let cache = format!("{}:{quota}", sandbox.path(&format!("cache-{node}")).display());
-            Ran::of(&mut cluster.command(node, &cache, &addresses, flags)).ok();
+            cluster.mount(node);
         }
         cluster.wait_for_members();
         cluster
     }
 
+    /// Starts one node.
+    pub(crate) fn mount(&self, node: usize) {
+        let addresses = [0, 1, 2].map(|node| address(self.test, node));
+        let dir = self.sandbox.path(&format!("cache-{node}"));
+        let cache = format!("{}:{}", dir.display(), self.quota);
+        Ran::of(&mut self.command(node, &cache, &addresses, &self.flags)).ok();
+    }
+
     /// No node yet, and so many files of this size in the bucket.
     pub(crate) fn of_files(sandbox: &'a Sandbox, files: usize, size: usize) -> Self {
         let names = put_set(sandbox, files, size);
-        let cluster = Self { sandbox, names, size };
+        let cluster = Self { sandbox, test: 0, names, size, quota: "", flags: Vec::new() };
         (0..NODES).for_each(|node| fs::create_dir(cluster.mnt(node)).unwrap());
         cluster
     }

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test may panic as the test itself may")]
 
 mod cluster;
+mod cluster_load;
 mod compare;
 mod configured;
 mod demo;
@@ -13,6 +14,7 @@ mod errors;
 mod hard;
 mod hints;
 mod lifecycle;
+mod load;
 mod loaders;
 mod memory;
 mod mount_helper;

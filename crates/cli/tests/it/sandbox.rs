@@ -111,6 +111,11 @@ impl Sandbox {
         assert!(!self.is_mounted(), "umount returned with the mount still there");
     }
 
+    /// How many mounts there are.
+    pub(crate) fn mounts(&self) -> usize {
+        mounts_below(self.dir.path()).len()
+    }
+
     pub(crate) fn is_mounted(&self) -> bool {
         mounts_below(self.dir.path()).contains(&self.mnt)
     }

@@ -1,0 +1,404 @@
+//! What is kept of a load job: the file that outlives the daemon, and how its numbers add up.
+//!
+//! A pass is one walk over what the job names. It begins again from its start after a restart of the
+//! daemon, which costs no fetch: what is here is left alone. So the numbers of a pass begin anew, and of
+//! what it then finds here, as much as this job had brought already counts as brought.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write as _};
+use std::ops::{Add, AddAssign};
+use std::path::Path;
+
+use feedline_gateway::api::{LoadState, LoadStatus};
+use serde::{Deserialize, Serialize};
+
+/// Files and their bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Count {
+    pub(crate) files: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Count {
+    pub(crate) fn one(bytes: u64) -> Self {
+        Self { files: 1, bytes }
+    }
+
+    fn at_most(self, other: Self) -> Self {
+        Self { files: self.files.min(other.files), bytes: self.bytes.min(other.bytes) }
+    }
+
+    fn less(self, other: Self) -> Self {
+        let files = self.files.saturating_sub(other.files);
+        Self { files, bytes: self.bytes.saturating_sub(other.bytes) }
+    }
+}
+
+impl Add for Count {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { files: self.files + other.files, bytes: self.bytes + other.bytes }
+    }
+}
+
+impl AddAssign for Count {
+    fn add_assign(&mut self, other: Self) {
+        *self = *self + other;
+    }
+}
+
+/// Why a file is not cached. The labels are those of the status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The cache keeps nothing more.
+    NoRoom,
+    /// Neither listed nor in the bucket.
+    Absent,
+    /// The bucket refuses.
+    Forbidden,
+    /// Replaced since it was listed.
+    Changed,
+    /// The bucket does not answer.
+    Unavailable,
+    /// The store makes no sense of the request.
+    Rejected,
+    /// A folder could not be listed: nobody knows what is in it.
+    Unlisted,
+    /// A line of the manifest names nothing that could be a file.
+    BadLine,
+    /// No node could be asked.
+    NoNode,
+}
+
+impl Kind {
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::NoRoom => "no room in the cache",
+            Self::Absent => "no such file",
+            Self::Forbidden => "access denied",
+            Self::Changed => "changed in the bucket",
+            Self::Unavailable => "bucket unavailable",
+            Self::Rejected => "rejected by the store",
+            Self::Unlisted => "folder cannot be listed",
+            Self::BadLine => "no path",
+            Self::NoNode => "no node could take it",
+        }
+    }
+}
+
+/// What a pass has come to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Tally {
+    pub(crate) listed: Count,
+    pub(crate) here: Count,
+    pub(crate) fetched: Count,
+    pub(crate) failed: Count,
+    /// By [`Kind::label`].
+    pub(crate) failed_by: BTreeMap<String, u64>,
+}
+
+impl Tally {
+    /// A file that is not cached.
+    pub(crate) fn fail(&mut self, kind: Kind, bytes: u64) {
+        self.failed += Count::one(bytes);
+        *self.failed_by.entry(kind.label().to_owned()).or_default() += 1;
+    }
+
+    fn has(&self, kind: Kind) -> bool {
+        self.failed_by.contains_key(kind.label())
+    }
+}
+
+/// Where the names of a pass come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Names {
+    /// The listings at and below the path.
+    Listings,
+    /// The manifest, beside the record.
+    Manifest,
+    /// What failed in the pass before, beside the record.
+    Failed,
+}
+
+/// A job as it lies on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) id: String,
+    pub(crate) path: String,
+    pub(crate) manifest: bool,
+    pub(crate) metadata_only: bool,
+    pub(crate) bandwidth_bytes_per_s: u64,
+    pub(crate) replicas: u32,
+    pub(crate) state: State,
+    pub(crate) reason: Option<String>,
+    pub(crate) started_ms: u64,
+    /// Time at work, up to the last save.
+    pub(crate) elapsed_ms: u64,
+    pub(crate) names: Names,
+    /// What this pass has to do, once counted.
+    pub(crate) total: Option<Count>,
+    /// Files that passes before this one have dealt with.
+    pub(crate) cached_before: Count,
+    pub(crate) loaded_before: Count,
+    /// What this pass had brought before it began again.
+    pub(crate) brought: Count,
+    pub(crate) pass: Tally,
+    pub(crate) passed_by: BTreeMap<String, String>,
+    /// Nodes that shared it when it was last begun.
+    pub(crate) nodes: usize,
+}
+
+/// As [`LoadState`], on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum State {
+    Running,
+    Done,
+    Stopped,
+    Incomplete,
+    Failed,
+}
+
+impl Record {
+    /// Of what this pass found here: what it had brought itself, and the rest.
+    fn found(&self) -> (Count, Count) {
+        let own = self.brought.at_most(self.pass.here);
+        (own, self.pass.here.less(own))
+    }
+
+    pub(crate) fn loaded(&self) -> Count {
+        self.loaded_before + self.found().0 + self.pass.fetched
+    }
+
+    pub(crate) fn cached(&self) -> Count {
+        self.cached_before + self.found().1
+    }
+
+    /// Begins this pass again.
+    pub(crate) fn again(&mut self) {
+        self.brought += self.pass.fetched;
+        self.pass = Tally::default();
+        self.total = None;
+    }
+
+    /// Begins a pass over what failed in the last one, or over everything if it did not see everything.
+    pub(crate) fn retry(&mut self) {
+        let saw_all = self.state == State::Incomplete && !self.pass.has(Kind::Unlisted);
+        if saw_all {
+            (self.cached_before, self.loaded_before) = (self.cached(), self.loaded());
+            self.brought = Count::default();
+            self.names = Names::Failed;
+        } else {
+            self.brought = self.loaded();
+            (self.cached_before, self.loaded_before) = (Count::default(), Count::default());
+            self.names = if self.manifest { Names::Manifest } else { Names::Listings };
+        }
+        self.pass = Tally::default();
+        self.total = None;
+        self.reason = None;
+        self.passed_by.clear();
+        self.state = State::Running;
+    }
+
+    /// Ends the pass: done only if every file is cached.
+    pub(crate) fn end(&mut self) {
+        // What was met is what there was, however far the counting has come.
+        self.total = Some(self.pass.listed);
+        let all = self.cached_before + self.loaded_before + self.pass.listed;
+        let failed = self.pass.failed;
+        let done = all.less(failed);
+        if failed.files == 0 {
+            self.state = State::Done;
+            return;
+        }
+        self.state = State::Incomplete;
+        let verb = if self.metadata_only { "listed" } else { "cached" };
+        let what = if self.pass.has(Kind::NoRoom) { "the cache is full: " } else { "" };
+        let by = self.pass.failed_by.iter().map(|(kind, files)| format!("{kind}: {files}"));
+        self.reason = Some(format!(
+            "{what}{} of {} files ({} of {}) are {verb} ({})",
+            done.files,
+            all.files,
+            mib(done.bytes),
+            mib(all.bytes),
+            by.collect::<Vec<_>>().join(", "),
+        ));
+    }
+
+    /// As the API shows it, after `running_ms` more at work.
+    pub(crate) fn status(&self, running_ms: u64, nodes: u64) -> LoadStatus {
+        let (cached, loaded, pass) = (self.cached(), self.loaded(), &self.pass);
+        let before = self.cached_before + self.loaded_before;
+        let listed = before + pass.listed;
+        let total = self.total.map(|total| before + total);
+        let elapsed_s = (self.elapsed_ms + running_ms) as f64 / 1_000.0;
+        let bytes_per_s = if elapsed_s > 0.0 { loaded.bytes as f64 / elapsed_s } else { 0.0 };
+        let is_running = self.state == State::Running;
+        let left = total.filter(|_| is_running && bytes_per_s > 0.0).map(|total| {
+            let done = cached.bytes + loaded.bytes + pass.failed.bytes;
+            total.bytes.saturating_sub(done) as f64 / bytes_per_s
+        });
+        LoadStatus {
+            id: self.id.clone(),
+            path: self.path.clone(),
+            manifest: self.manifest,
+            metadata_only: self.metadata_only,
+            replicas: self.replicas,
+            bandwidth_bytes_per_s: self.bandwidth_bytes_per_s,
+            state: match self.state {
+                State::Running if self.total.is_none() => LoadState::Listing,
+                State::Running => LoadState::Loading,
+                State::Done => LoadState::Done,
+                State::Stopped => LoadState::Stopped,
+                State::Incomplete => LoadState::Incomplete,
+                State::Failed => LoadState::Failed,
+            },
+            reason: self.reason.clone(),
+            files: listed.files,
+            bytes: listed.bytes,
+            files_total: total.map(|total| total.files),
+            bytes_total: total.map(|total| total.bytes),
+            cached: cached.files,
+            cached_bytes: cached.bytes,
+            loaded: loaded.files,
+            loaded_bytes: loaded.bytes,
+            failed: pass.failed.files,
+            failed_bytes: pass.failed.bytes,
+            failed_by: pass.failed_by.clone(),
+            nodes,
+            passed_by: self.passed_by.clone(),
+            started_ms: self.started_ms,
+            elapsed_s,
+            bytes_per_s,
+            eta_s: left,
+        }
+    }
+
+    /// Replaces the file as a whole. `sync`: also on the disk itself, for what a power cut must not take back.
+    pub(crate) fn save(&self, file: &Path, sync: bool) -> io::Result<()> {
+        let text = serde_json::to_vec_pretty(self).map_err(io::Error::other)?;
+        let new = file.with_extension("new");
+        let mut out = fs::File::create(&new)?;
+        out.write_all(&text)?;
+        if sync {
+            out.sync_all()?;
+        }
+        fs::rename(&new, file)
+    }
+
+    pub(crate) fn read(file: &Path) -> io::Result<Self> {
+        serde_json::from_slice(&fs::read(file)?).map_err(io::Error::other)
+    }
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(id: &str) -> Record {
+        Record {
+            id: id.into(),
+            path: "set".into(),
+            manifest: false,
+            metadata_only: false,
+            bandwidth_bytes_per_s: 0,
+            replicas: 1,
+            state: State::Running,
+            reason: None,
+            started_ms: 7,
+            elapsed_ms: 0,
+            names: Names::Listings,
+            total: None,
+            cached_before: Count::default(),
+            loaded_before: Count::default(),
+            brought: Count::default(),
+            pass: Tally::default(),
+            passed_by: BTreeMap::new(),
+            nodes: 1,
+        }
+    }
+
+    fn count(files: u64) -> Count {
+        Count { files, bytes: files * 10 }
+    }
+
+    /// A pass that met files: here, fetched, failed.
+    fn meet(record: &mut Record, here: u64, fetched: u64, failed: u64) {
+        record.pass.listed += count(here + fetched + failed);
+        record.pass.here += count(here);
+        record.pass.fetched += count(fetched);
+        (0..failed).for_each(|_| record.pass.fail(Kind::Unavailable, 10));
+    }
+
+    fn numbers(record: &Record) -> (u64, u64, u64, u64) {
+        let status = record.status(0, 1);
+        (status.files, status.cached, status.loaded, status.failed)
+    }
+
+    #[test]
+    fn a_pass_that_begins_again_counts_what_it_had_brought_once() {
+        let mut record = record("a");
+        meet(&mut record, 5, 20, 2);
+        record.again();
+        assert_eq!(numbers(&record), (0, 0, 0, 0));
+        meet(&mut record, 10, 0, 0);
+        record.again();
+        meet(&mut record, 25, 70, 5);
+        assert_eq!(numbers(&record), (100, 5, 90, 5));
+        record.end();
+        assert_eq!(record.state, State::Incomplete);
+        let reason = record.reason.clone().unwrap();
+        assert!(reason.starts_with("95 of 100 files"), "{reason}");
+        assert!(reason.contains("bucket unavailable: 5"), "{reason}");
+    }
+
+    #[test]
+    fn a_retry_takes_up_what_failed_and_the_numbers_are_those_of_the_whole_job() {
+        let mut record = record("a");
+        meet(&mut record, 10, 85, 5);
+        record.end();
+        record.retry();
+        assert_eq!((record.names, record.state), (Names::Failed, State::Running));
+        meet(&mut record, 1, 3, 1);
+        assert_eq!(numbers(&record), (100, 11, 88, 1));
+        record.end();
+        record.retry();
+        meet(&mut record, 0, 1, 0);
+        record.end();
+        assert_eq!((numbers(&record), record.state), ((100, 11, 89, 0), State::Done));
+        assert_eq!(record.reason, None);
+    }
+
+    #[test]
+    fn a_retry_of_what_did_not_see_everything_sees_everything() {
+        let mut record = record("a");
+        meet(&mut record, 10, 20, 0);
+        record.pass.fail(Kind::Unlisted, 0);
+        record.end();
+        assert_eq!(record.state, State::Incomplete);
+        record.retry();
+        assert_eq!(record.names, Names::Listings);
+        meet(&mut record, 30, 60, 0);
+        assert_eq!(numbers(&record), (90, 10, 80, 0));
+    }
+
+    #[test]
+    fn a_record_comes_back_from_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.json");
+        let mut record = record("a");
+        meet(&mut record, 1, 2, 3);
+        record.save(&file, false).unwrap();
+        record.save(&file, true).unwrap();
+        assert_eq!(Record::read(&file).unwrap(), record);
+        fs::write(&file, "{").unwrap();
+        assert!(Record::read(&file).is_err());
+    }
+}

@@ -1,0 +1,307 @@
+//! One job at work: lists, counts, loads, and writes down how far it is.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use feedline_fill::load::{Loaded, Pace, drive};
+use feedline_gateway::api::LoadStatus;
+use feedline_model::{Clock, Tree as _};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::failures::Failures;
+use super::names::{Entry, Lookup, Names, QUEUE};
+use super::place::{self, Places};
+use super::record::{self, Count, Kind, Record, State};
+
+/// How often a job's numbers go to its file: so much is counted anew after a crash.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
+
+/// What every job needs.
+#[derive(Debug)]
+pub(crate) struct Work {
+    /// Where records lie.
+    pub(crate) dir: PathBuf,
+    pub(crate) lookup: Arc<Lookup>,
+    pub(crate) places: Places,
+    /// What other nodes own is kept here, if there is room.
+    pub(crate) keeps_copies: bool,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) tasks: Handle,
+}
+
+/// A job, at work or ended.
+#[derive(Debug)]
+pub(crate) struct Job {
+    record: Mutex<Record>,
+    /// Held over a save, so that the last one has the last word.
+    saving: Mutex<()>,
+    /// Those of a pass under way.
+    failures: Mutex<Option<Failures>>,
+    /// Since when it is at work, beyond what the record says.
+    since: Mutex<Option<Duration>>,
+    pub(crate) task: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What became of an entry.
+struct Outcome {
+    path: String,
+    bytes: u64,
+    result: place::Result,
+}
+
+impl Job {
+    pub(crate) fn new(record: Record) -> Arc<Self> {
+        Arc::new(Self {
+            record: Mutex::new(record),
+            saving: Mutex::default(),
+            failures: Mutex::default(),
+            since: Mutex::default(),
+            task: Mutex::default(),
+        })
+    }
+
+    /// A copy of its record.
+    pub(crate) fn record(&self) -> Record {
+        self.record.lock().clone()
+    }
+
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Record) -> T) -> T {
+        change(&mut self.record.lock())
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.record.lock().state == State::Running
+    }
+
+    pub(crate) fn status(&self, work: &Work) -> LoadStatus {
+        let since = *self.since.lock();
+        let running =
+            since.map_or(Duration::ZERO, |since| work.clock.monotonic().saturating_sub(since));
+        self.record.lock().status(millis(running), work.places.nodes() as u64)
+    }
+
+    /// A file of this job beside its record.
+    pub(crate) fn file(&self, work: &Work, extension: &str) -> PathBuf {
+        work.dir.join(format!("{}.{extension}", self.record.lock().id))
+    }
+
+    /// Hands on the failures met so far, for who reads their file.
+    pub(crate) fn flush_failures(&self) -> io::Result<()> {
+        self.failures.lock().as_mut().map_or(Ok(()), Failures::flush)
+    }
+
+    /// Writes the record down. Blocks on the disk.
+    pub(crate) fn save(&self, work: &Work, sync: bool) -> io::Result<()> {
+        let _saving = self.saving.lock();
+        let now = work.clock.monotonic();
+        let worked = {
+            let mut since = self.since.lock();
+            let before = *since;
+            *since = before.map(|_| now);
+            before.map_or(Duration::ZERO, |before| now.saturating_sub(before))
+        };
+        let record = {
+            let mut record = self.record.lock();
+            record.elapsed_ms += millis(worked);
+            record.clone()
+        };
+        record.save(&self.file(work, "json"), sync)
+    }
+
+    /// Counts what became of an entry.
+    fn note(&self, outcome: Outcome) {
+        let Outcome { path, bytes, result } = outcome;
+        let one = Count::one(bytes);
+        let mut record = self.record.lock();
+        let pass = &mut record.pass;
+        pass.listed += one;
+        let (kind, reason) = match result {
+            Ok(Loaded::Here) => return pass.here += one,
+            Ok(Loaded::Fetched) => return pass.fetched += one,
+            Ok(Loaded::NoRoom) => {
+                (Kind::NoRoom, "the cache is full of what is pinned, in use or needed again".into())
+            }
+            Err(failed) => failed,
+        };
+        pass.fail(kind, bytes);
+        drop(record);
+        if let Some(failures) = &mut *self.failures.lock() {
+            failures.add(&path, &reason);
+        }
+    }
+
+    /// Counts what became of an entry before its copies are made: those come to it once more.
+    fn note_first(&self, outcome: &Outcome) {
+        if let Ok(Loaded::Fetched) = outcome.result {
+            self.record.lock().brought += Count::one(outcome.bytes);
+        }
+    }
+
+    /// A node was not asked, or did not answer.
+    fn passed_by(&self, node: &str, why: String) {
+        let mut record = self.record.lock();
+        if record.passed_by.get(node) != Some(&why) {
+            record.passed_by.insert(node.to_owned(), why);
+        }
+    }
+
+    /// The work is over, for whatever reason: no more time counts.
+    pub(crate) fn rest(&self, work: &Work) {
+        let since = self.since.lock().take();
+        if let Some(since) = since {
+            let worked = work.clock.monotonic().saturating_sub(since);
+            self.record.lock().elapsed_ms += millis(worked);
+        }
+    }
+}
+
+/// Carries a job out, from the start of its pass.
+pub(crate) async fn run(work: Arc<Work>, job: Arc<Job>) {
+    work.places.await_nodes(job.record().nodes, &*work.clock).await;
+    job.change(|record| record.nodes = work.places.nodes());
+    *job.since.lock() = Some(work.clock.monotonic());
+    let done = pass(&work, &job).await;
+    job.rest(&work);
+    job.change(|record| match done {
+        Ok(()) => record.end(),
+        Err(error) => {
+            record.state = State::Failed;
+            record.reason = Some(format!("its files in {}: {error}", work.dir.display()));
+        }
+    });
+    *job.failures.lock() = None;
+    let record = job.record();
+    let (id, state) = (&record.id, record.state);
+    match &record.reason {
+        Some(reason) => tracing::warn!(id, path = record.path, "load {state:?}: {reason}"),
+        None => tracing::info!(id, path = record.path, "load {state:?}"),
+    }
+    save(&work, &job, true).await;
+}
+
+/// Saves beside everything else; what goes wrong is logged.
+pub(crate) async fn save(work: &Arc<Work>, job: &Arc<Job>, sync: bool) {
+    let saving = {
+        let (work, job) = (Arc::clone(work), Arc::clone(job));
+        work.tasks.clone().spawn_blocking(move || job.save(&work, sync))
+    };
+    match saving.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "the record of a load cannot be written"),
+        // Only at the end of the runtime.
+        Err(error) => tracing::debug!(%error, "the record of a load was not written"),
+    }
+}
+
+async fn pass(work: &Arc<Work>, job: &Arc<Job>) -> io::Result<()> {
+    let failed = job.file(work, "failed");
+    *job.failures.lock() = Some(Failures::create(&failed)?);
+    let record = job.record();
+    let names = match record.names {
+        record::Names::Listings => Names::Below(record.path.clone()),
+        record::Names::Manifest => {
+            Names::Manifest { file: job.file(work, "manifest"), base: record.path.clone() }
+        }
+        record::Names::Failed => Names::Failed(job.file(work, "retry")),
+    };
+    // Ends with this function, however that ends.
+    let mut listing = JoinSet::new();
+    let counting = count(Arc::clone(work), Arc::clone(job), names.clone(), record.metadata_only);
+    listing.spawn_on(counting, &work.tasks);
+    let saving = async {
+        loop {
+            work.clock.sleep(SAVE_EVERY).await;
+            save(work, job, false).await;
+        }
+    };
+    if record.metadata_only {
+        tokio::select! {
+            _ = listing.join_next() => {}
+            () = saving => {}
+        }
+        return job.flush_failures();
+    }
+    let pace = Pace::new(record.bandwidth_bytes_per_s, Arc::clone(&work.clock));
+    let loading = async {
+        if 1 < record.replicas {
+            // What nodes own comes first everywhere: it would push copies out again that were counted.
+            load(work, job, &names, &pace, 1, |outcome| job.note_first(&outcome)).await;
+        }
+        let copies = record.replicas as usize;
+        load(work, job, &names, &pace, copies, |outcome| job.note(outcome)).await;
+    };
+    tokio::select! {
+        () = loading => {}
+        () = saving => {}
+    }
+    job.flush_failures()
+}
+
+/// Brings everything to so many nodes.
+async fn load(
+    work: &Arc<Work>,
+    job: &Job,
+    names: &Names,
+    pace: &Pace,
+    copies: usize,
+    note: impl FnMut(Outcome),
+) {
+    let (out, entries) = mpsc::channel(QUEUE);
+    let mut listing = JoinSet::new();
+    let lister = names.clone().send(Arc::clone(&work.lookup), work.tasks.clone(), out);
+    listing.spawn_on(lister, &work.tasks);
+    drive(entries, |entry| bring(work, job, pace, copies, entry), note).await;
+}
+
+/// Goes ahead and counts what there is to do; where only listings are wanted, that is the job.
+async fn count(work: Arc<Work>, job: Arc<Job>, names: Names, is_all: bool) {
+    let (out, mut entries) = mpsc::channel(QUEUE);
+    let listing = names.send(Arc::clone(&work.lookup), work.tasks.clone(), out);
+    let counting = async {
+        let mut total = Count::default();
+        while let Some(entry) = entries.recv().await {
+            total += Count::one(match &entry {
+                Entry::File { object, .. } => object.version.size,
+                Entry::Failed { .. } => 0,
+            });
+            match entry {
+                Entry::Failed { path, kind, reason } if is_all => {
+                    job.note(Outcome { path, bytes: 0, result: Err((kind, reason)) });
+                }
+                Entry::File { object, .. } if is_all => {
+                    job.change(|record| record.pass.listed += Count::one(object.version.size));
+                }
+                Entry::File { .. } | Entry::Failed { .. } => {}
+            }
+        }
+        total
+    };
+    let ((), total) = tokio::join!(listing, counting);
+    job.change(|record| record.total = Some(total));
+}
+
+/// Brings one file in, wherever it belongs.
+async fn bring(work: &Work, job: &Job, pace: &Pace, copies: usize, entry: Entry) -> Outcome {
+    let (path, object) = match entry {
+        Entry::File { path, object } => (path, object),
+        Entry::Failed { path, kind, reason } => {
+            return Outcome { path, bytes: 0, result: Err((kind, reason)) };
+        }
+    };
+    let passed_by = |node: &str, why| job.passed_by(node, why);
+    let result = work.places.bring(&object, copies, pace, passed_by).await;
+    if let Err((Kind::Absent | Kind::Changed, _)) = &result {
+        // A retry looks at the bucket, not at what it was.
+        work.lookup.namespace.expire(path.rsplit_once('/').map_or("", |(parent, _)| parent));
+    }
+    Outcome { path, bytes: object.version.size, result }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
