@@ -6,7 +6,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    check, completions, config, demo, doctor, hint, load, ls, man, mount, stat, status,
+    alluxio, check, completions, config, demo, doctor, hint, load, ls, man, mount, stat, status,
     umount, usage, watchdog,
 };
 use crate::failure::{self, Failure, Outcome};
@@ -82,6 +82,12 @@ enum Command {
     Completions(completions::Args),
     /// Write the manual pages.
     Man(man::Args),
+    /// Alluxio's names for `load` and `du`.
+    #[command(hide = true, subcommand)]
+    Fs(alluxio::Fs),
+    /// Alluxio's names for `load`.
+    #[command(hide = true, subcommand)]
+    Job(alluxio::Job),
 }
 
 /// Runs a command line; the answer is the exit code.
@@ -130,6 +136,8 @@ fn dispatch(command: Command, args: &[OsString]) -> Outcome {
         Command::Demo(args) => demo::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
+        Command::Fs(command) => alluxio::fs(&command),
+        Command::Job(command) => alluxio::job(&command),
     }
 }
 

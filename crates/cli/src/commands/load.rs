@@ -131,6 +131,13 @@ fn start(run_dir: &RunDir, path: &str, args: &Args) -> anyhow::Result<(Daemon, L
     Ok((daemon, status))
 }
 
+/// Starts a load of everything below a path, with nothing else asked for, and waits for it if so told.
+pub(crate) fn run_plain(run_dir: &RunDir, path: &str, request: LoadRequest, wait: bool) -> Outcome {
+    let (daemon, path) = Daemon::find(run_dir, path)?;
+    let status = daemon.load(&LoadRequest { path, ..request })?;
+    if wait { follow(&daemon, status, false) } else { started(&status, false) }
+}
+
 /// The daemon on this machine that knows a job.
 fn of_id(run_dir: &RunDir, id: &str) -> anyhow::Result<(Daemon, LoadStatus)> {
     for daemon in Daemon::all(&run_dir.path()?)? {

@@ -1,5 +1,6 @@
 //! One file per subcommand: a clap `Args` and a `run`.
 
+pub(crate) mod alluxio;
 pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod config;

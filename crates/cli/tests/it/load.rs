@@ -293,3 +293,29 @@ fn ctrl_c_ends_the_waiting_and_not_the_load() {
 fn libc_sigint() -> i32 {
     Signal::INT.as_raw()
 }
+
+#[test]
+fn the_names_that_alluxio_has_do_the_same() {
+    let sandbox = Sandbox::new();
+    put_set(&sandbox, 9, 10_000);
+    sandbox.mount(&["--fill", "off"]);
+    let path = set(&sandbox);
+    let cached = |code| {
+        let ran = sandbox.run(&["fs", "check-cached", &path]);
+        assert_eq!(ran.code, Some(code), "{ran:#?}");
+        ran.stdout
+    };
+    assert!(cached(1).contains("0 of 9 files"));
+    sandbox.run(&["fs", "distributedLoad", &path]).ok();
+    assert!(cached(0).contains("9 of 9 files"));
+    let job = |verb: &str| sandbox.run(&["job", "load", "--path", &path, verb]);
+    assert!(job("--submit").ok().contains("has begun"));
+    wait_until("the job to be done", || job("--progress").ok().contains("done"));
+    job("--stop").ok();
+    let val = format!("{}/val", sandbox.mnt_str());
+    let never = sandbox.run(&["job", "load", "--path", &val, "--progress"]);
+    never.fails(3, &["val", "feedline load --list"]);
+    let help = sandbox.run(&["--help"]).ok();
+    assert!(!help.contains("Alluxio") && help.contains("\n  load "), "{help}");
+    sandbox.umount();
+}
