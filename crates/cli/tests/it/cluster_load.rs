@@ -43,9 +43,10 @@ fn end(sandbox: &Sandbox, cluster: &Cluster<'_>, nodes: std::ops::Range<usize>) 
 #[test]
 fn three_nodes_share_a_load_and_ask_the_bucket_once_for_each_file() {
     let sandbox = Sandbox::with(|builder| builder.latency_ms(5));
-    let token = sandbox.path("token");
-    std::fs::write(&token, "0123456789abcdef0123456789abcdef\n").unwrap();
-    let flags = ["--cluster-token-file", token.to_str().unwrap(), "--fill", "off"];
+    let secrets = sandbox.path("secrets");
+    std::fs::create_dir(&secrets).unwrap();
+    std::fs::write(secrets.join("token"), "0123456789abcdef0123456789abcdef\n").unwrap();
+    let flags = ["--cluster-secrets", secrets.to_str().unwrap(), "--fill", "off"];
     let cluster = Cluster::start(&sandbox, 5, &flags);
     let done = load(&sandbox, &cluster, 0, &["--wait"]);
     assert_done(&done);
