@@ -73,7 +73,8 @@ struct Wanted {
 /// The way to each peer.
 #[derive(Debug, Default)]
 pub(crate) struct LoadQueues {
-    by_node: Mutex<HashMap<NodeId, mpsc::Sender<Wanted>>>,
+    /// Not by node: one that moves is another peer.
+    by_address: Mutex<HashMap<Arc<str>, mpsc::Sender<Wanted>>>,
 }
 
 impl fmt::Debug for Wanted {
@@ -113,18 +114,19 @@ impl Cluster {
     }
 
     fn load_queue(&self, node: NodeId) -> Option<mpsc::Sender<Wanted>> {
-        let mut queues = self.load_queues().by_node.lock();
-        if let Some(queue) = queues.get(&node)
+        let joined = self.link().joined()?;
+        let epoch = joined.membership.current();
+        let peer = joined.peer(&epoch, node)?;
+        let mut queues = self.load_queues().by_address.lock();
+        if let Some(queue) = queues.get(&peer.address)
             && !queue.is_closed()
         {
             return Some(queue.clone());
         }
-        let joined = self.link().joined()?;
-        let peer = joined.peer(&joined.membership.current(), node)?;
         let (queue, wanted) = mpsc::channel(QUEUE);
-        let runtime = peer.runtime().clone();
+        let (runtime, address) = (peer.runtime().clone(), Arc::clone(&peer.address));
         runtime.spawn(send_batches(peer, wanted));
-        queues.insert(node, queue.clone());
+        queues.insert(address, queue.clone());
         Some(queue)
     }
 }
