@@ -18,6 +18,9 @@ const NODES_WITHIN: Duration = Duration::from_secs(60);
 /// How often it looks for them.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// Why a cache keeps nothing more.
+pub(crate) const NO_ROOM: &str = "the cache is full of what is pinned, in use or needed again";
+
 /// What became of a file, or why it is not cached.
 pub(crate) type Result = std::result::Result<Loaded, (Kind, String)>;
 
@@ -109,7 +112,9 @@ fn heard(said: LoadSaid, address: &str) -> Result {
     let kind = match said.word {
         LoadWord::Here => return Ok(Loaded::Here),
         LoadWord::Fetched => return Ok(Loaded::Fetched),
-        LoadWord::NoRoom => return Ok(Loaded::NoRoom),
+        LoadWord::NoRoom => {
+            return Err((Kind::NoRoom, format!("on {address}: {NO_ROOM}")));
+        }
         LoadWord::NotFound => Kind::Absent,
         LoadWord::Forbidden => Kind::Forbidden,
         LoadWord::Changed => Kind::Changed,

@@ -123,9 +123,7 @@ impl Job {
         let (kind, reason) = match result {
             Ok(Loaded::Here) => return pass.here += one,
             Ok(Loaded::Fetched) => return pass.fetched += one,
-            Ok(Loaded::NoRoom) => {
-                (Kind::NoRoom, "the cache is full of what is pinned, in use or needed again".into())
-            }
+            Ok(Loaded::NoRoom) => (Kind::NoRoom, place::NO_ROOM.to_owned()),
             Err(failed) => failed,
         };
         pass.fail(kind, bytes);
