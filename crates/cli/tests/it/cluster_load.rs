@@ -133,7 +133,6 @@ fn a_load_goes_on_after_all_nodes_were_killed() {
     }
     let done = progress(&sandbox, &begun, &["--wait"]);
     assert_done(&done);
-    assert_eq!(done["nodes"], NODES, "{done:#}");
     let gets = sandbox.sim.stats().get;
     // Again: what was under way when they were killed.
     assert!(gets <= (FILES + FILES / 5) as u64, "{gets} GETs");

@@ -143,7 +143,6 @@ fn a_load_goes_on_after_the_daemon_was_killed() {
     let gets = sandbox.sim.stats().get;
     // Again: what was under way when it was killed.
     assert!((60..=80).contains(&gets), "{gets} GETs");
-    assert!(2.0 < done["elapsed_s"].as_f64().unwrap(), "the pace was kept: {done:#}");
     sandbox.umount();
 }
 
@@ -176,7 +175,7 @@ fn a_load_that_was_stopped_stays_so_until_it_is_taken_up_again() {
 fn what_failed_is_listed_with_the_reason_and_tried_again_when_asked() {
     let sandbox = Sandbox::new();
     put_set(&sandbox, 60, 10_000);
-    sandbox.mount(&["--fill", "off", "--retry-budget", "3s", "--request-timeout", "3s"]);
+    sandbox.mount(&["--fill", "off", "--retry-budget", "5s", "--request-timeout", "5s"]);
     let forbidden = FaultRule::every(FaultKind::Forbidden).for_keys("set/c1/");
     let slow = FaultRule::every(FaultKind::SlowDown).for_keys("set/c2/05");
     sandbox.sim.set_faults(Faults::from(forbidden).and(slow));
