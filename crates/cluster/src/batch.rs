@@ -1,6 +1,6 @@
 //! Many small objects in few requests: for whoever fetches ahead and need not have them one by one.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -55,7 +55,7 @@ impl Joined {
     fn batches(&self, wanted: &[(Object, Range<u64>)]) -> (Vec<(Arc<Peer>, Batch)>, Vec<usize>) {
         let epoch = self.membership.current();
         let mut left = Vec::new();
-        let mut open: HashMap<u64, (Arc<Peer>, Batch)> = HashMap::new();
+        let mut open: BTreeMap<u64, (Arc<Peer>, Batch)> = BTreeMap::new();
         let mut full = Vec::new();
         for (place, (object, range)) in wanted.iter().enumerate() {
             let id = object.id();
