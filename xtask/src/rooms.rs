@@ -27,6 +27,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &["model", "store", "namespace", "cache", "mount", "gateway", "cluster", "fill", "oracle"],
     ),
     ("bench", &["model", "cache", "node", "oracle"]),
+    ("sim", &["model", "cluster"]),
     ("cli", &["model", "node", "bench", "s3sim"]),
 ];
 

@@ -1,0 +1,335 @@
+//! One node's cache, in memory: pages with a quota, one flight for each, copies evicted before what is the node's own.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use feedline_cluster::Link;
+use feedline_model::page::{PAGE_BYTES, page_range, pages_of};
+use feedline_model::{
+    BlockSource, CachedFile, Keeping, Object, ObjectHolder, ObjectId, ObjectIndex, Ownership as _,
+    Priority, Push, ReadError, Residence,
+};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::bucket::{Bucket, Page};
+use crate::trace::Trace;
+
+#[derive(Debug)]
+struct Kept {
+    pages: BTreeMap<u64, Bytes>,
+    bytes: u64,
+    number: u64,
+    is_copy: bool,
+}
+
+/// What is on a node's disk: it outlives the node's processes.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    node: usize,
+    quota_bytes: u64,
+    used_bytes: u64,
+    inserts: u64,
+    kept: BTreeMap<usize, Kept>,
+    trace: Trace,
+}
+
+impl Disk {
+    pub(crate) fn new(node: usize, quota_bytes: u64, trace: Trace) -> Self {
+        let kept = BTreeMap::new();
+        Self { node, quota_bytes, used_bytes: 0, inserts: 0, kept, trace }
+    }
+
+    /// All is lost.
+    pub(crate) fn wipe(&mut self) {
+        self.kept.clear();
+        self.used_bytes = 0;
+    }
+
+    /// Another quota: what is too much goes.
+    pub(crate) fn set_quota(&mut self, quota_bytes: u64) {
+        self.quota_bytes = quota_bytes;
+        while self.quota_bytes < self.used_bytes {
+            let oldest = self.victim(true, None).expect("bytes are of somebody");
+            self.evict(oldest);
+        }
+    }
+
+    fn page(&self, (place, page): Page) -> Option<Bytes> {
+        self.kept.get(&place)?.pages.get(&page).cloned()
+    }
+
+    fn is_complete(&self, place: usize, pages: u64) -> bool {
+        self.kept.get(&place).is_some_and(|kept| kept.pages.len() as u64 == pages)
+    }
+
+    /// The oldest copy, or the oldest of all.
+    fn victim(&self, takes_own: bool, but: Option<usize>) -> Option<usize> {
+        let oldest = |of_copies: bool| {
+            let kept = self.kept.iter().filter(|(place, _)| Some(**place) != but);
+            let kept = kept.filter(|(_, kept)| kept.is_copy == of_copies);
+            kept.min_by_key(|(_, kept)| kept.number).map(|(place, _)| *place)
+        };
+        oldest(true).or_else(|| takes_own.then(|| oldest(false)).flatten())
+    }
+
+    fn evict(&mut self, place: usize) {
+        let gone = self.kept.remove(&place).expect("a victim is kept");
+        self.used_bytes -= gone.bytes;
+        self.trace.note(format_args!("n{} evicts {place}", self.node));
+    }
+
+    fn keep(&mut self, (place, page): Page, bytes: &Bytes, is_copy: bool) {
+        let length = bytes.len() as u64;
+        while self.quota_bytes < self.used_bytes + length {
+            let Some(victim) = self.victim(!is_copy, Some(place)) else { return };
+            self.evict(victim);
+        }
+        self.inserts += 1;
+        let (number, pages) = (self.inserts, BTreeMap::new());
+        let kept = self.kept.entry(place).or_insert(Kept { pages, bytes: 0, number, is_copy });
+        if kept.pages.insert(page, bytes.clone()).is_some() {
+            self.trace.complain(format_args!("n{} keeps ({place}, {page}) twice", self.node));
+            return;
+        }
+        kept.bytes += length;
+        self.used_bytes += length;
+        if self.quota_bytes < self.used_bytes {
+            let (used, quota) = (self.used_bytes, self.quota_bytes);
+            self.trace.complain(format_args!("n{} keeps {used} bytes of {quota}", self.node));
+        }
+    }
+}
+
+type Outcome = Option<Result<Bytes, ReadError>>;
+
+#[derive(Debug, Default)]
+struct Flights {
+    board: BTreeMap<Page, watch::Receiver<Outcome>>,
+    tasks: JoinSet<()>,
+}
+
+/// The cache of one life of a node.
+#[derive(Debug)]
+pub(crate) struct Cache {
+    pub(crate) link: Arc<Link>,
+    disk: Arc<Mutex<Disk>>,
+    bucket: Arc<Bucket>,
+    by_id: HashMap<ObjectId, usize>,
+    runtime: Handle,
+    flights: Mutex<Flights>,
+}
+
+impl Cache {
+    pub(crate) fn new(
+        link: Arc<Link>,
+        disk: Arc<Mutex<Disk>>,
+        bucket: Arc<Bucket>,
+        runtime: Handle,
+    ) -> Arc<Self> {
+        let ids = bucket.contents.iter().map(|content| content.object.id());
+        let by_id = ids.zip(0..).collect();
+        Arc::new(Self { link, disk, bucket, by_id, runtime, flights: Mutex::default() })
+    }
+
+    /// Everything under way ends: the process is gone.
+    pub(crate) fn kill(&self) {
+        let flights = std::mem::take(&mut *self.flights.lock());
+        drop(flights);
+    }
+
+    pub(crate) fn has_page(&self, page: Page) -> bool {
+        self.disk.lock().page(page).is_some()
+    }
+
+    /// Fetches under way.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.flights.lock().board.len()
+    }
+
+    async fn page(self: &Arc<Self>, page: Page, priority: Priority) -> Result<Bytes, ReadError> {
+        let mut flight = {
+            // On disk or on the board: what lands is kept before its flight ends.
+            let mut flights = self.flights.lock();
+            if let Some(bytes) = self.disk.lock().page(page) {
+                return Ok(bytes);
+            }
+            match flights.board.get(&page) {
+                Some(flight) => flight.clone(),
+                None => {
+                    let (lands, flight) = watch::channel(None);
+                    flights.board.insert(page, flight.clone());
+                    while flights.tasks.try_join_next().is_some() {}
+                    let this = Arc::clone(self);
+                    let task =
+                        async move { lands.send_replace(Some(this.fly(page, priority).await)) };
+                    let task = async move { drop(task.await) };
+                    flights.tasks.spawn_on(task, &self.runtime);
+                    flight
+                }
+            }
+        };
+        match flight.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone().expect("it is some"),
+            Err(_) => Err(ReadError::Unavailable {
+                location: "sim://".into(),
+                cause: "this node was killed".into(),
+                after: Duration::ZERO,
+            }),
+        }
+    }
+
+    async fn fly(&self, page: Page, priority: Priority) -> Result<Bytes, ReadError> {
+        let object = &self.bucket.contents[page.0].object;
+        let range = page_range(page.1, object.version.size);
+        let result = self.link.read(object, range, priority).await;
+        self.land(page, &result);
+        result
+    }
+
+    /// A flight ends: what it brought is kept first.
+    fn land(&self, page: Page, result: &Result<Bytes, ReadError>) {
+        let object = &self.bucket.contents[page.0].object;
+        let keeping = self.link.keeping(&object.id());
+        let mut flights = self.flights.lock();
+        if let Ok(bytes) = result
+            && keeping != Keeping::Pass
+        {
+            self.disk.lock().keep(page, bytes, keeping == Keeping::Copy);
+        }
+        flights.board.remove(&page);
+    }
+
+    /// Fetches what is missing of these objects, as fill does: the node's own from the bucket, others from
+    /// their owners in few requests, and what those do not give one by one. Its own are under way before
+    /// others are asked: two nodes that fill would else wait for each other.
+    pub(crate) async fn fill(self: &Arc<Self>, places: &[usize]) {
+        let (mut waits, mut own) = (Vec::new(), Vec::new());
+        {
+            let mut flights = self.flights.lock();
+            let mut mine = Vec::new();
+            for &place in places {
+                let content = &self.bucket.contents[place];
+                let object = &content.object;
+                for page in (0..content.pages()).map(|page| (place, page)) {
+                    if self.disk.lock().page(page).is_some() {
+                        continue;
+                    }
+                    if let Some(flight) = flights.board.get(&page) {
+                        waits.push(flight.clone());
+                    } else if self.link.keeping(&object.id()) == Keeping::Own {
+                        own.push(page);
+                    } else {
+                        let (lands, flight) = watch::channel(None);
+                        flights.board.insert(page, flight.clone());
+                        waits.push(flight);
+                        mine.push((page, lands));
+                    }
+                }
+            }
+            flights.tasks.spawn_on(Arc::clone(self).batch(mine), &self.runtime);
+        }
+        let own = own.into_iter().map(|page| self.page(page, Priority::Fill));
+        futures::future::join_all(own).await;
+        for mut flight in waits {
+            // An error: killed, as whoever waits here is.
+            let _ = flight.wait_for(Option::is_some).await;
+        }
+    }
+
+    async fn batch(self: Arc<Self>, mine: Vec<(Page, watch::Sender<Outcome>)>) {
+        let object = |page: Page| self.bucket.contents[page.0].object.clone();
+        let range = |page: Page| page_range(page.1, object(page).version.size);
+        let wanted: Vec<_> = mine.iter().map(|(page, _)| (object(*page), range(*page))).collect();
+        let took = |at: usize, bytes: Bytes| {
+            let (page, lands) = &mine[at];
+            let result = Ok(bytes);
+            self.land(*page, &result);
+            lands.send_replace(Some(result));
+        };
+        let mut left = self.link.read_many(&wanted, Priority::Fill, took).await;
+        left.sort_unstable();
+        let one_by_one = left.into_iter().map(|at| {
+            let (this, (page, lands)) = (&self, &mine[at]);
+            async move { lands.send_replace(Some(this.fly(*page, Priority::Fill).await)) }
+        });
+        futures::future::join_all(one_by_one).await;
+    }
+
+    pub(crate) async fn read(
+        self: &Arc<Self>,
+        object: &Object,
+        range: Range<u64>,
+        priority: Priority,
+    ) -> Result<Bytes, ReadError> {
+        let place = self.bucket.place(&object.key);
+        let cut = |page: u64, bytes: &Bytes| {
+            let start = range.start.max(page * PAGE_BYTES) - page * PAGE_BYTES;
+            let end = range.end.min((page + 1) * PAGE_BYTES) - page * PAGE_BYTES;
+            let at = |at: u64| usize::try_from(at).expect("within a page").min(bytes.len());
+            bytes.slice(at(start)..at(end))
+        };
+        let pages = pages_of(&range);
+        if pages.end - pages.start == 1 {
+            return Ok(cut(pages.start, &self.page((place, pages.start), priority).await?));
+        }
+        let mut whole = BytesMut::new();
+        for page in pages {
+            whole.extend_from_slice(&cut(page, &self.page((place, page), priority).await?));
+        }
+        Ok(whole.freeze())
+    }
+}
+
+/// What a node's peers are served from: its cache, or lies.
+#[derive(Debug)]
+pub(crate) struct Served {
+    pub(crate) cache: Arc<Cache>,
+    /// What it gives is a byte too short, as of a file that was cut.
+    pub(crate) lies: Arc<std::sync::atomic::AtomicBool>,
+}
+
+#[async_trait]
+impl BlockSource for Served {
+    async fn read(
+        &self,
+        object: &Object,
+        range: Range<u64>,
+        priority: Priority,
+    ) -> Result<Bytes, ReadError> {
+        let bytes = self.cache.read(object, range, priority).await?;
+        let lies = self.lies.load(std::sync::atomic::Ordering::Relaxed);
+        Ok(if lies && !bytes.is_empty() { bytes.slice(1..) } else { bytes })
+    }
+}
+
+impl ObjectIndex for Served {
+    fn open(&self, _: &Object) -> Option<CachedFile> {
+        None
+    }
+
+    fn contains(&self, id: &ObjectId) -> bool {
+        let Some(place) = self.cache.by_id.get(id) else { return false };
+        let pages = self.cache.bucket.contents[*place].pages();
+        self.cache.disk.lock().is_complete(*place, pages)
+    }
+
+    fn touch(&self, _: &ObjectId) {}
+
+    fn push(&self, _: &Object, _: Push) -> Residence {
+        Residence::Unknown
+    }
+
+    fn free_bytes(&self) -> u64 {
+        let disk = self.cache.disk.lock();
+        disk.quota_bytes - disk.used_bytes
+    }
+
+    fn set_holder(&self, _: Arc<dyn ObjectHolder>) {}
+}

@@ -1,0 +1,88 @@
+//! What happened, in order: a hash to compare two runs by, the last lines for a report, and what went wrong.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::clock::SimClock;
+
+/// Lines kept for the report of a failure.
+const LINES: usize = 60;
+
+/// Complaints kept: the first ones tell, the rest follows from them.
+const COMPLAINTS: usize = 20;
+
+struct State {
+    hash: Xxh3,
+    count: u64,
+    last: VecDeque<String>,
+    complaints: Vec<String>,
+}
+
+/// Everybody's notebook. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Trace {
+    clock: SimClock,
+    is_printed: bool,
+    state: Arc<Mutex<State>>,
+}
+
+impl fmt::Debug for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Trace(..)")
+    }
+}
+
+impl Trace {
+    /// Prints every line as it is noted, if `is_printed`.
+    pub(crate) fn new(clock: SimClock, is_printed: bool) -> Self {
+        let (last, complaints) = (VecDeque::new(), Vec::new());
+        let state = State { hash: Xxh3::new(), count: 0, last, complaints };
+        Self { clock, is_printed, state: Arc::new(Mutex::new(state)) }
+    }
+
+    pub(crate) fn note(&self, what: impl fmt::Display) {
+        let line = format!("{:>12.6} {what}", self.clock.now().as_secs_f64());
+        if self.is_printed {
+            println!("{line}");
+        }
+        let mut state = self.state.lock();
+        state.hash.update(line.as_bytes());
+        state.count += 1;
+        if state.last.len() == LINES {
+            state.last.pop_front();
+        }
+        state.last.push_back(line);
+    }
+
+    /// An invariant does not hold.
+    pub(crate) fn complain(&self, what: impl fmt::Display) {
+        self.note(format_args!("WRONG: {what}"));
+        let line = format!("at {:.6} s: {what}", self.clock.now().as_secs_f64());
+        let mut state = self.state.lock();
+        if state.complaints.len() < COMPLAINTS {
+            state.complaints.push(line);
+        }
+    }
+
+    pub(crate) fn has_complaints(&self) -> bool {
+        !self.state.lock().complaints.is_empty()
+    }
+
+    pub(crate) fn complaints(&self) -> Vec<String> {
+        self.state.lock().complaints.clone()
+    }
+
+    pub(crate) fn last(&self) -> Vec<String> {
+        self.state.lock().last.iter().cloned().collect()
+    }
+
+    /// The hash of all that was noted, and how much that was.
+    pub(crate) fn digest(&self) -> (u64, u64) {
+        let state = self.state.lock();
+        (state.hash.digest(), state.count)
+    }
+}
