@@ -133,6 +133,19 @@ impl Roster {
             true
         })
     }
+
+    /// Nobody is to be asked at `address` any more: a new epoch if a member was there, and true then.
+    pub fn gone(&self, address: &str) -> bool {
+        self.epoch.send_if_modified(|epoch| {
+            let stays = |it: &&Member| it.node == self.me || *it.address != *address;
+            let members: Vec<_> = epoch.members.iter().filter(stays).cloned().collect();
+            if members.len() == epoch.members.len() {
+                return false;
+            }
+            *epoch = Arc::new(Epoch::new(epoch.number + 1, members));
+            true
+        })
+    }
 }
 
 impl Membership for Roster {

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::fault::{Fault, Reason};
-use crate::membership::Roster;
+use crate::membership::{Membership as _, Roster};
 use crate::peer::{Peer, World};
 use crate::placement::NodeId;
 use crate::wire::HelloAnswer;
@@ -156,6 +156,13 @@ impl Greeter {
             return Err(Fault::new(Reason::Refused, message));
         }
         let (node, quota_bytes) = (NodeId(answer.node), answer.quota_bytes);
+        // A node keeps its id wherever it runs: one that no longer answers where it was has moved here.
+        if let Some(known) = self.roster.current().member(node)
+            && known.address != self.peer.address
+            && self.peers.of(&known.address).is_none_or(|old| old.health.is_down())
+        {
+            self.roster.gone(&known.address);
+        }
         if self.roster.heard(&self.peer.address, node, quota_bytes) {
             tracing::info!(peer = %self.peer.address, %node, quota_bytes, version = answer.version,
                 "belongs to the cluster");

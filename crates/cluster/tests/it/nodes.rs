@@ -115,6 +115,29 @@ async fn a_node_that_comes_back_is_asked_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_comes_back_at_another_address_is_asked_there() {
+    let bucket = MemorySource::new(SOURCE);
+    let [a, b, c] = addresses::<3>();
+    let plan = Plan::default();
+    let start = |number, at| plan.start(number, at, &[a, b, c], Arc::clone(&bucket) as _);
+    let first = start(1, a);
+    let second = start(2, b);
+    first.knows(2).await;
+    drop(second);
+    let second = start(2, c);
+    eventually("the node to be found at its new address", || {
+        let status = first.cluster.status();
+        let peer = status.peers.iter().find(|peer| peer.address == c.to_string());
+        status.members == 2 && peer.is_some_and(|peer| peer.state == PeerState::Up)
+    })
+    .await;
+    for (seed, object) in objects(&bucket, 40, 1_000).iter().enumerate() {
+        first.reads(object, seed as u64).await;
+    }
+    assert!(0 < second.cluster.status().served);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_new_owner_takes_what_the_old_one_has_instead_of_asking_the_bucket() {
     let bucket = MemorySource::new(SOURCE);
     let [a, b] = addresses::<2>();
