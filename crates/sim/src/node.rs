@@ -112,6 +112,7 @@ impl Node {
             index: served as _,
             mounted: vec![(SOURCE, "train/".into())],
             net: Arc::clone(&self.net),
+            guest: None,
             clock: Arc::new(self.clock.clone()),
             entropy: self.entropy(),
             runtime: common.runtime.clone(),
