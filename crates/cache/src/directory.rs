@@ -320,6 +320,13 @@ impl Dir {
         self.used.fetch_add(bytes, Ordering::AcqRel);
     }
 
+    /// The same, first out of what was reserved for it: nothing is counted twice, not even for a moment.
+    pub(crate) fn account_reserved(&self, bytes: u64, reserved: &mut u64) {
+        let covered = bytes.min(*reserved);
+        *reserved -= covered;
+        self.account(bytes - covered);
+    }
+
     /// Looks at the fan-out directory of `id` after a file was added to it.
     pub(crate) fn account_fanout(&self, id: &ObjectId) {
         let now = self.disk.disk_bytes(&format!("objects/{:02x}", id.0[0]));

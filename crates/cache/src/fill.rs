@@ -234,8 +234,8 @@ impl Shared {
     /// One writer: writes what is queued, until nothing is.
     fn write_all(self: Arc<Self>, mut writer: Writer) {
         while let Some(write) = self.writes.pop(&mut writer) {
-            let Write { dir, reserved, mut landed } = write;
-            let kept = self.write(&dir, writer.number(), &landed);
+            let Write { dir, mut reserved, mut landed } = write;
+            let kept = self.write(&dir, writer.number(), &landed, &mut reserved);
             dir.release(reserved);
             self.after_write(&dir);
             if self.writes.is_empty() {
@@ -256,13 +256,14 @@ impl Shared {
         }
     }
 
-    /// Writes a page. False: the write failed, and the directory has drawn the consequence.
-    fn write(&self, dir: &Dir, writer: usize, landed: &Landed) -> bool {
+    /// Writes a page, and takes from `reserved` what it accounts for. False: the write failed, and the
+    /// directory has drawn the consequence.
+    fn write(&self, dir: &Dir, writer: usize, landed: &Landed, reserved: &mut u64) -> bool {
         let (id, size) = (landed.id, landed.object.version.size);
         let written = if landed.is_small() {
-            self.write_small(dir, id, writer, &landed.bytes)
+            self.write_small(dir, id, writer, &landed.bytes, reserved)
         } else {
-            self.write_page(dir, id, size, landed.page, &landed.bytes)
+            self.write_page(dir, (id, size), landed.page, &landed.bytes, reserved)
         };
         written.unwrap_or_else(|error| {
             let trouble = dir.note(&error, self.now_ms());
@@ -300,6 +301,7 @@ impl Shared {
         id: ObjectId,
         writer: usize,
         bytes: &Bytes,
+        reserved: &mut u64,
     ) -> io::Result<bool> {
         let temporary = writing_path(writer, &id);
         let write = || {
@@ -318,12 +320,18 @@ impl Shared {
         let mut record = Record::new(id, bytes.len() as u64, dir.number, State::Complete);
         record.crc = crc32c::crc32c(bytes);
         record.set_disk_bytes(extent.disk_bytes);
-        self.publish(dir, &temporary, record)?;
+        self.publish(dir, &temporary, record, reserved)?;
         Ok(true)
     }
 
     /// Gives a whole file its final name and enters it in the index.
-    fn publish(&self, dir: &Dir, from: &str, mut record: Record) -> io::Result<()> {
+    fn publish(
+        &self,
+        dir: &Dir,
+        from: &str,
+        mut record: Record,
+        reserved: &mut u64,
+    ) -> io::Result<()> {
         let id = record.id;
         let stripe = self.stripe(&id).lock();
         if let Err(error) = dir.disk.rename(from, &object_path(&id)) {
@@ -331,7 +339,7 @@ impl Shared {
             return Err(error);
         }
         // Accounted before the record can be found and evicted.
-        dir.account(record.disk_bytes());
+        dir.account_reserved(record.disk_bytes(), reserved);
         let mut index = self.index.lock();
         let before = index.get(&id).copied();
         if let Some(before) = &before {
@@ -362,10 +370,10 @@ impl Shared {
     fn write_page(
         &self,
         dir: &Dir,
-        id: ObjectId,
-        size: u64,
+        (id, size): (ObjectId, u64),
         page: u64,
         bytes: &Bytes,
+        reserved: &mut u64,
     ) -> io::Result<bool> {
         let path = partial_path(&id);
         let (partial, file) = {
@@ -397,7 +405,7 @@ impl Shared {
             let before = record.disk_bytes();
             // The tree of a sparse file's extents may grow when it is written back.
             record.set_disk_bytes((extent.disk_bytes + 2 * UNIT_BYTES).max(before));
-            dir.account(record.disk_bytes() - before);
+            dir.account_reserved(record.disk_bytes() - before, reserved);
             let page = u32::try_from(page).expect("2^32 pages are 16 PiB");
             dir.log(&Entry::Page(PageEntry { id, page, crc }));
         });
