@@ -51,6 +51,11 @@ impl Facts {
         }
     }
 
+    /// What the files of a result are called, without their endings.
+    pub(crate) fn stem(&self, kind: &str) -> String {
+        format!("{kind}-{}-{}", self.unix_seconds, self.commit.trim_end_matches('+'))
+    }
+
     /// One line for people.
     #[must_use]
     pub fn line(&self) -> String {

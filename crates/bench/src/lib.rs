@@ -33,6 +33,7 @@ pub mod netns;
 pub mod read;
 pub mod report;
 pub mod s3fs;
+mod tables;
 pub mod targets;
 mod time;
 pub mod train;

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -12,11 +11,11 @@ use super::nodes::{Nodes, Shape};
 use super::rows::Group;
 use super::verify::{Source, Verified};
 use super::{ClusterSample, NODES};
-use crate::caches::drop_caches;
+use crate::caches::level;
 use crate::http::{Fetch, objects};
 use crate::read::{Order, Pass, Plan, ReadArgs};
 use crate::targets::Contestant;
-use crate::targets::lab::{Bucket, detach, feedline, run_to_end};
+use crate::targets::lab::{Scratch, detach, feedline, run_to_end};
 use crate::time::now;
 use crate::train::Decode;
 use crate::units::rate;
@@ -32,26 +31,17 @@ const CONNECTIONS: [usize; 3] = [8, 32, 128];
 /// The least that a cache may be: a reader with it owns next to nothing beside one with room for all.
 const QUOTA_LEAST_BYTES: u64 = 64 << 20;
 
-/// What the groups share. Dropping it removes the scratch.
+/// What the groups share.
 #[derive(Debug)]
 pub(super) struct Lab {
     /// Holds the bucket's folder.
     pub(super) root: PathBuf,
     /// For caches and mountpoints.
-    pub(super) home: PathBuf,
+    pub(super) home: Scratch,
     pub(super) files: u64,
     pub(super) bytes: u64,
     pub(super) latency: String,
     pub(super) rounds: usize,
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        detach(&self.home);
-        if let Err(error) = fs::remove_dir_all(&self.home) {
-            eprintln!("cannot remove {}: {error}", self.home.display());
-        }
-    }
 }
 
 /// Measurements by row.
@@ -85,12 +75,9 @@ impl Lab {
         Ok(())
     }
 
-    /// A new cluster. Before, the kernel's caches are dropped (making files is slow just after others were
-    /// removed, see `targets::cold`) and the bucket's files brought into memory.
+    /// A new cluster, from a level start.
     fn start(&self, shape: &Shape) -> Result<Nodes> {
-        drop_caches()?;
-        Plan::new(&ReadArgs::new(&self.root.join(BUCKET)))?.pass(0)?;
-        rustix::fs::sync();
+        level(&self.root.join(BUCKET))?;
         Nodes::start(shape, &self.root, BUCKET, &self.home.join("cluster"))
     }
 
@@ -211,28 +198,16 @@ impl Lab {
         nodes.discard()
     }
 
-    /// The bare client against the second node's own port where that speaks S3, else against a bucket
-    /// without latency in that node's place over the same files.
+    /// The bare client against the second node's own port, which speaks S3.
     fn bare_from_peer(&self, nodes: &Nodes, round: usize) -> Result<Contestant> {
         let all = objects(&self.root.join(BUCKET))?;
-        let (reader, network) = (nodes.network().node(0), nodes.network());
-        let port = Fetch::new(&format!("http://{}/{BUCKET}", nodes.address(1)), all.clone())?;
-        let answers = reader.run(|| port.pass(1, &[0], None).is_ok())?;
-        let plain;
-        let (fetch, whose) = if answers {
-            (port, "the node's port")
-        } else {
-            let place = (network.node(1), network.address(1));
-            plain = Bucket::start_in(&self.root, &["--latency", "0ms"], place)?;
-            // Into memory, as the node has them.
-            Plan::new(&ReadArgs::new(&self.root.join(BUCKET)))?.pass(0)?;
-            (Fetch::new(&format!("{}/{BUCKET}", plain.url), all)?, "s3sim beside the node")
-        };
+        let fetch = Fetch::new(&format!("http://{}/{BUCKET}", nodes.address(1)), all)?;
+        let reader = nodes.network().node(0);
         let connections = reader.run(|| fetch.best_connections(&CONNECTIONS))??;
         let order = Order::Random.of(fetch.objects.len(), 1, round);
         let pass = || reader.run(|| fetch.pass(connections, &order, None))?;
         let got = Contestant::measured(nodes.bucket(), None, pass)?;
-        Ok(got.renamed(&format!("http, {connections} connections, {whose}")))
+        Ok(got.renamed(&format!("http, {connections} connections")))
     }
 
     /// `feedline load` of everything on one node, which has every node load what it owns.
@@ -293,10 +268,4 @@ fn note(epochs: &[ClusterEpoch]) -> String {
         format!("{images_per_s:.0} images/s, {} requests, {mb:.0} MB from peers", requests.total())
     };
     epochs.iter().map(of).collect::<Vec<_>>().join("; ")
-}
-
-/// True if this `feedline` has the command `load`.
-pub(super) fn has_load() -> bool {
-    let help = |mut command: Command| command.args(["load", "--help"]).output();
-    feedline().ok().and_then(|command| help(command).ok()).is_some_and(|ran| ran.status.success())
 }

@@ -13,20 +13,21 @@ mod nodes;
 mod rows;
 mod verify;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::{MakeArgs, make, progress_bar};
 use crate::facts::Facts;
+use crate::tables::{self, write_json};
+use crate::targets::lab::Scratch;
 use crate::targets::{Contestant, Target, scratch};
 use crate::units::median;
 use epochs::ClusterEpoch;
 use groups::{Lab, Samples};
 pub use nodes::{Nodes, Shape};
-use rows::{Group, ROWS, Row};
+use rows::{ROWS, Row};
 
 /// Nodes that the targets are stated for.
 pub(crate) const NODES: usize = 4;
@@ -122,10 +123,7 @@ pub struct ClusterResult {
 /// If nothing can be measured at all (it needs root and iproute2), a signal came, or a row could not be
 /// measured (after all others were). A missed target is a result, not an error.
 pub fn run(args: &ClusterArgs) -> Result<ClusterResult> {
-    let mut rows = chosen(args.only.as_deref())?;
-    if !groups::has_load() {
-        rows.retain(|row| row.group != Group::Load);
-    }
+    let rows = chosen(args.only.as_deref())?;
     crate::interrupt::watch()?;
     let started = crate::time::now();
     let facts = Facts::collect();
@@ -148,7 +146,8 @@ pub fn run(args: &ClusterArgs) -> Result<ClusterResult> {
         rows: results,
     };
     println!("\n{}", table(&result));
-    let path = write(&args.results, &result)?;
+    let kind = if result.quick { "quick-cluster" } else { "cluster" };
+    let path = write_json(&args.results, &result.facts.stem(kind), &result)?;
     println!("{} ({:.0} s)", path.display(), result.seconds);
     let failed = result.rows.iter().filter(|row| row.error.is_some()).count();
     ensure!(failed == 0, "{failed} rows could not be measured");
@@ -156,17 +155,7 @@ pub fn run(args: &ClusterArgs) -> Result<ClusterResult> {
 }
 
 fn chosen(only: Option<&str>) -> Result<Vec<Row>> {
-    let is_name = |only: &str| ROWS.iter().any(|row| row.name == only);
-    let wanted = |row: &&Row| match only {
-        None => true,
-        Some(only) if is_name(only) => row.name == only,
-        Some(only) => row.name.contains(only),
-    };
-    let chosen: Vec<Row> = ROWS.iter().filter(wanted).copied().collect();
-    if chosen.is_empty() {
-        bail!("--only matches no row; there are {}", ROWS.map(|row| row.name).join(", "));
-    }
-    Ok(chosen)
+    tables::chosen(&ROWS, |row| row.name, only)
 }
 
 /// Group by group. A group that fails leaves the others to be measured; a signal ends all.
@@ -204,12 +193,8 @@ fn summary(row: &Row, samples: Vec<ClusterSample>, error: Option<String>) -> Clu
 
 /// One row: name, figure, target, verdict, and the note of the last measurement.
 fn line(row: &ClusterRow) -> String {
-    let target = match row.target {
-        Target::AtLeast(least) => format!(">= {least}"),
-        Target::AtMost(most) => format!("<= {most}"),
-    };
     let verdict = if row.met { "met" } else { "MISSED" };
-    let ClusterRow { name, unit, .. } = row;
+    let ClusterRow { name, unit, target, .. } = row;
     let note = row.samples.last().map_or("", |sample| &sample.note);
     match row.figure {
         Some(figure) => {
@@ -244,26 +229,14 @@ fn prepare(args: &ClusterArgs) -> Result<Lab> {
     let made = make(&MakeArgs::new(&root.join(groups::BUCKET), images, classes, 1), &bar)?;
     bar.finish_and_clear();
     crate::interrupt::check()?;
-    let home = dir.join(format!("run-{}", std::process::id()));
-    fs::create_dir_all(&home).with_context(|| format!("create {}", home.display()))?;
     Ok(Lab {
+        home: Scratch::new(&dir)?,
         root,
-        home,
         files: made.files,
         bytes: made.bytes,
         latency: args.latency.clone(),
         rounds: args.rounds.map_or(rounds, |rounds| rounds as usize),
     })
-}
-
-fn write(folder: &Path, result: &ClusterResult) -> Result<PathBuf> {
-    let Facts { unix_seconds, commit, .. } = &result.facts;
-    let kind = if result.quick { "quick-cluster" } else { "cluster" };
-    let path = folder.join(format!("{kind}-{unix_seconds}-{}.json", commit.trim_end_matches('+')));
-    fs::create_dir_all(folder)
-        .and_then(|()| fs::write(&path, serde_json::to_string_pretty(result)? + "\n"))
-        .with_context(|| format!("write {}", path.display()))?;
-    Ok(path)
 }
 
 #[cfg(test)]

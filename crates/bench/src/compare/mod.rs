@@ -24,6 +24,7 @@ pub use config::{
 pub use timeline::Point;
 
 use crate::facts::Facts;
+use crate::tables::write_json;
 use crate::targets::{Contestant, Requests};
 use crate::units::{Latency, median};
 use stage::Stage;
@@ -160,13 +161,10 @@ pub fn run(args: &CompareArgs) -> Result<CompareResult> {
 
 /// JSON and page, beside each other.
 fn write(folder: &Path, name: &str, result: &CompareResult) -> Result<()> {
-    let Facts { unix_seconds, commit, .. } = &result.facts;
-    let stem = format!("{name}-{unix_seconds}-{}", commit.trim_end_matches('+'));
-    fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
-    let json = serde_json::to_string_pretty(result)? + "\n";
-    for (ending, text) in [("json", json), ("html", page::html(result))] {
-        let path = folder.join(format!("{stem}.{ending}"));
-        fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
+    let json = write_json(folder, &result.facts.stem(name), result)?;
+    let html = json.with_extension("html");
+    fs::write(&html, page::html(result)).with_context(|| format!("write {}", html.display()))?;
+    for path in [json, html] {
         println!("{}", path.display());
     }
     Ok(())

@@ -24,7 +24,7 @@ use crate::juicefs::{self, Volume};
 use crate::loaders::{Job, Running};
 use crate::read::{Order, Pass, Plan, ReadArgs};
 use crate::targets::Contestant;
-use crate::targets::lab::{Bucket, Mount, detach};
+use crate::targets::lab::{Bucket, Mount, Scratch};
 use crate::targets::system::System;
 use crate::units::Latency;
 
@@ -38,25 +38,16 @@ const MAX_BYTES: u64 = 700_000;
 /// Data, bucket, and scratch space. Dropping it takes the scratch away.
 #[derive(Debug)]
 pub(super) struct Stage {
+    /// For caches and mountpoints; the first to go.
+    home: Scratch,
     bucket: Bucket,
     /// The data set itself.
     source: PathBuf,
-    /// For caches and mountpoints.
-    home: PathBuf,
     /// The data set as JuiceFS has it.
     volume: Option<Volume>,
     pub(super) import: Option<Import>,
     pub(super) files: u64,
     pub(super) bytes: u64,
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        detach(&self.home);
-        if let Err(error) = fs::remove_dir_all(&self.home) {
-            eprintln!("cannot remove {}: {error}", self.home.display());
-        }
-    }
 }
 
 /// What reads in one epoch.
@@ -102,11 +93,10 @@ impl Stage {
             &bar,
         )?;
         bar.finish_and_clear();
-        let home = dir.join(format!("run-{}", std::process::id()));
-        let bucket = start_bucket(config, &source, &buckets(&home));
-        let bucket = bucket.inspect_err(|_| drop(fs::remove_dir_all(&home)))?;
+        let home = Scratch::new(&dir)?;
+        let bucket = start_bucket(config, &source, &buckets(&home))?;
         let (files, bytes) = (made.files, made.bytes);
-        let mut this = Self { bucket, source, home, volume: None, import: None, files, bytes };
+        let mut this = Self { home, bucket, source, volume: None, import: None, files, bytes };
         if config.system.iter().any(|system| system.kind == SystemKind::Juicefs) {
             this.import()?;
         }

@@ -11,7 +11,6 @@
 //!   files a second are compared. The note says how many files it were.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -21,7 +20,7 @@ use super::lab::{Bucket, Mount};
 use super::rows::Cold;
 use super::sample::Contestant;
 use super::system::System;
-use crate::caches::drop_caches;
+use crate::caches::{drop_caches, level};
 use crate::files::list_tree;
 use crate::http::{Fetch, objects};
 use crate::loaders::{Job, Loader, Running};
@@ -35,8 +34,8 @@ const DEMAND_ONLY: &[&str] = &["--fill=off", "--oracle=off"];
 
 /// What the capped bucket gives in all: the usual case of a link slower than the CPU.
 pub(super) const CAP: &str = "250MB/s";
-/// Caches of a round.
-const COLD: &str = "cold";
+/// Holds what the contestants of a round keep.
+const COLD: &str = "kept";
 /// Removing fewer files than this costs nobody after it.
 const MANY_FILES: usize = 5_000;
 /// The kernel's minute (`RECENTCY_MIN`), and a second.
@@ -131,19 +130,11 @@ impl Lab {
         }
     }
 
-    /// The same start for everybody: the kernel's caches dropped, then the bucket's files in memory
-    /// again, and nobody's unwritten pages left to write.
-    fn level(&self, data: &str) -> Result<()> {
-        drop_caches()?;
-        Plan::new(&ReadArgs::new(&self.root.join(data)))?.pass(0)?;
-        rustix::fs::sync();
-        Ok(())
-    }
-
     /// A folder that nobody had before, for what a contestant keeps until the end of the round.
     fn cold_home(&self) -> PathBuf {
-        let number = self.cold_homes.fetch_add(1, Ordering::Relaxed);
-        self.home.join(COLD).join(number.to_string())
+        let kept = self.home.join(COLD);
+        let number = std::fs::read_dir(&kept).map_or(0, Iterator::count);
+        kept.join(number.to_string())
     }
 
     /// Begins a round: what the last one kept is removed, and forgotten by the file system.
@@ -173,7 +164,7 @@ impl Lab {
         data: &str,
         work: impl FnOnce(&Mount) -> Result<Pass>,
     ) -> Result<Contestant> {
-        self.level(data)?;
+        level(&self.root.join(data))?;
         let mount = Mount::new(system, bucket, data, &self.cold_home())?;
         // Listing is no part of a pass.
         list_tree(&mount.dir)?;
@@ -222,7 +213,7 @@ impl Lab {
             into.compare("cold-uncapped", &fill, &bare.get(round, None)?);
             let peak = fill.peak_resident_bytes.unwrap_or(u64::MAX) as f64 / f64::from(1 << 20);
             into.add("cold-resident", peak, vec![fill.clone()]);
-            self.level("small")?;
+            level(&self.root.join("small"))?;
             let writing = bare.get(round, Some(&self.cold_home()))?;
             let own = fill.cost.map_or(f64::INFINITY, |cost| cost.daemon_cpu_s_per_gb);
             let client = writing.cost.map_or(0.0, |cost| cost.readers_cpu_s_per_gb);

@@ -10,12 +10,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::lab::{Bucket, Mount, detach, memory_bytes};
+use super::lab::{Bucket, Mount, Scratch, memory_bytes};
 use super::rows::{Cache, Group, LARGE, MODES, large_name};
 use super::sample::{Contestant, Requests, Sample};
 use super::system::System;
@@ -34,31 +33,20 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// What the groups share: the bucket, its folders, and scratch space. Dropping it removes the scratch.
 #[derive(Debug)]
 pub(super) struct Lab {
+    /// For caches and mountpoints; the first to go.
+    pub(super) home: Scratch,
     pub(super) bucket: Bucket,
     /// Holds a folder per bucket: `small`, `large`, `many`, `subset`. Read directly they are the ext4
     /// yardstick.
     pub(super) root: PathBuf,
-    /// For caches and mountpoints.
-    pub(super) home: PathBuf,
     /// Files, their bytes and class folders of `small`.
     pub(super) files: u64,
     pub(super) bytes: u64,
     pub(super) folders: u64,
-    /// Folders of cold contestants so far.
-    pub(super) cold_homes: AtomicUsize,
     /// Rounds of every group.
     pub(super) rounds: usize,
     /// Time to the first byte of the bucket.
     pub(super) latency: String,
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        detach(&self.home);
-        if let Err(error) = fs::remove_dir_all(&self.home) {
-            eprintln!("cannot remove {}: {error}", self.home.display());
-        }
-    }
 }
 
 /// Samples by row, and where to say how far it is.

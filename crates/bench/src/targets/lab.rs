@@ -9,6 +9,7 @@ use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
+use std::ops::Deref;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -396,6 +397,36 @@ fn mounts_below(dir: &Path) -> Vec<PathBuf> {
 
 fn is_mountpoint(dir: &Path) -> bool {
     mounts_below(dir).iter().any(|path| path == dir)
+}
+
+/// The folder of one run, for caches and mountpoints. Dropping it unmounts what is left there, and removes it.
+#[derive(Debug)]
+pub(crate) struct Scratch(PathBuf);
+
+impl Scratch {
+    /// Makes it below `dir`, where the next run finds it if this one is killed.
+    pub(crate) fn new(dir: &Path) -> Result<Self> {
+        let home = dir.join(format!("run-{}", std::process::id()));
+        fs::create_dir_all(&home).with_context(|| format!("create {}", home.display()))?;
+        Ok(Self(home))
+    }
+}
+
+impl Deref for Scratch {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        detach(&self.0);
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            eprintln!("cannot remove {}: {error}", self.0.display());
+        }
+    }
 }
 
 /// Detaches whatever is mounted at or below `dir`.

@@ -21,16 +21,16 @@ mod transport;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicUsize;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::facts::Facts;
+use crate::tables::{self, write_json};
 use crate::units::median;
 use data::{Data, FULL, QUICK};
 use groups::{Collector, Lab};
-use lab::Bucket;
+use lab::{Bucket, Scratch};
 use rows::Row;
 pub use rows::Target;
 pub use sample::{Contestant, Cost, Requests, Sample};
@@ -129,7 +129,8 @@ pub fn run(args: &TargetsArgs) -> Result<TargetsResult> {
         rows: results,
     };
     println!("\n{}", table::whole(&result));
-    let path = write(&args.results, &result)?;
+    let kind = if result.quick { "quick" } else { "targets" };
+    let path = write_json(&args.results, &result.facts.stem(kind), &result)?;
     println!("{} ({:.0} s)", path.display(), result.seconds);
     let failed = result.rows.iter().filter(|row| row.error.is_some()).count();
     ensure!(failed == 0, "{failed} rows could not be measured");
@@ -137,20 +138,7 @@ pub fn run(args: &TargetsArgs) -> Result<TargetsResult> {
 }
 
 fn chosen(only: Option<&str>) -> Result<Vec<Row>> {
-    let all = rows::rows();
-    // A whole name means this row and not those whose names end alike.
-    let is_name = |only: &str| all.iter().any(|row| row.name == only);
-    let wanted = |row: &Row| match only {
-        None => true,
-        Some(only) if is_name(only) => row.name == only,
-        Some(only) => row.name.contains(only),
-    };
-    let (chosen, others): (Vec<Row>, Vec<Row>) = all.iter().cloned().partition(wanted);
-    if chosen.is_empty() {
-        let names: Vec<&str> = others.iter().map(|row| row.name.as_str()).collect();
-        bail!("--only matches no row; there are {}", names.join(", "));
-    }
-    Ok(chosen)
+    tables::chosen(&rows::rows(), |row| &row.name, only)
 }
 
 /// Group by group. A group that fails leaves the others to be measured; a signal ends all.
@@ -209,19 +197,16 @@ fn prepare(args: &TargetsArgs) -> Result<(Lab, Data)> {
     let root = dir.join(name);
     eprintln!("data sets in {} (made once, kept for the next run) ...", root.display());
     let data = data::make_all(&root, &sizes)?;
-    let home = dir.join(format!("run-{}", std::process::id()));
-    fs::create_dir_all(&home).with_context(|| format!("create {}", home.display()))?;
-    let bucket = Bucket::start(&root, &["--latency", &args.latency]);
-    let bucket = bucket.inspect_err(|_| drop(fs::remove_dir(&home)))?;
+    let home = Scratch::new(&dir)?;
+    let bucket = Bucket::start(&root, &["--latency", &args.latency])?;
     let lab = Lab {
+        home,
         bucket,
         root,
-        home,
         files: data.files,
         bytes: data.bytes,
         folders: data.folders,
         latency: args.latency.clone(),
-        cold_homes: AtomicUsize::new(0),
         rounds: args.rounds.map_or(rounds, |rounds| rounds as usize),
     };
     Ok((lab, data))
@@ -250,16 +235,6 @@ fn clear_leftovers(dir: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn write(folder: &Path, result: &TargetsResult) -> Result<PathBuf> {
-    let Facts { unix_seconds, commit, .. } = &result.facts;
-    let kind = if result.quick { "quick" } else { "targets" };
-    let path = folder.join(format!("{kind}-{unix_seconds}-{}.json", commit.trim_end_matches('+')));
-    fs::create_dir_all(folder)
-        .and_then(|()| fs::write(&path, serde_json::to_string_pretty(result)? + "\n"))
-        .with_context(|| format!("write {}", path.display()))?;
-    Ok(path)
 }
 
 fn s3fs_version() -> String {

@@ -1,5 +1,7 @@
 //! The table: what is promised, against whom, how much. Rows that are measured together form a group.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::system::BUFFER_MIB;
@@ -22,6 +24,15 @@ impl Target {
         match self {
             Self::AtLeast(least) => figure >= least,
             Self::AtMost(most) => figure <= most,
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtLeast(least) => f.pad(&format!(">= {least}")),
+            Self::AtMost(most) => f.pad(&format!("<= {most}")),
         }
     }
 }

@@ -2,18 +2,14 @@
 
 use std::fmt::Write as _;
 
-use super::rows::{Group, Row, Target};
+use super::rows::{Group, Row};
 use super::sample::{Contestant, Sample};
 use super::{RowResult, TargetsResult};
 use crate::units::median;
 
 /// One row: name, figure, target, verdict, note.
 pub(super) fn line(row: &RowResult) -> String {
-    let target = match row.target {
-        Some(Target::AtLeast(least)) => format!(">= {least}"),
-        Some(Target::AtMost(most)) => format!("<= {most}"),
-        None => "-".to_owned(),
-    };
+    let target = row.target.map_or_else(|| "-".to_owned(), |target| target.to_string());
     let verdict = match row.met {
         Some(true) => "met",
         Some(false) => "MISSED",
