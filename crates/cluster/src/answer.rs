@@ -11,7 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::fault::{Fault, Reason};
 use crate::parts::within;
-use crate::wire::{FrameKind, Frames, ItemFault, REASON_BYTES_MAX};
+use crate::wire::{FrameKind, Frames, REASON_BYTES_MAX};
 
 /// An answer under way. Dropping it ends the request.
 #[derive(Debug)]
@@ -95,9 +95,7 @@ impl Answer {
                 }
                 FrameKind::Fault => {
                     self.lengths[at] = None;
-                    let said: ItemFault = serde_json::from_slice(&frame.payload)
-                        .map_err(|error| Fault::new(Reason::Wrong, error.to_string()))?;
-                    return Ok(Some((at, Err(Fault::of_item(said.kind, said.message)))));
+                    return Ok(Some((at, Err(Fault::of_frame(&frame.payload)?))));
                 }
                 FrameKind::Said => {}
                 FrameKind::Waiting => {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::wire::{FaultKind, Garbage};
+use crate::wire::{FaultKind, Garbage, ItemFault};
 
 /// How long a peer is passed by at least after it could not be reached: a restart takes about as long.
 const HOLD_DOWN: Duration = Duration::from_millis(500);
@@ -110,6 +110,17 @@ impl Fault {
             cause = inner.source();
         }
         Self::new(Reason::Unreachable, message)
+    }
+
+    /// What a frame of [`crate::wire::FrameKind::Fault`] says.
+    ///
+    /// # Errors
+    ///
+    /// That it says nothing that makes sense.
+    pub(crate) fn of_frame(payload: &[u8]) -> Result<Self, Self> {
+        let said: ItemFault = serde_json::from_slice(payload)
+            .map_err(|error| Self::new(Reason::Wrong, error.to_string()))?;
+        Ok(Self::of_item(said.kind, said.message))
     }
 
     pub(crate) fn of_item(kind: FaultKind, message: String) -> Self {

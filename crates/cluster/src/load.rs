@@ -32,8 +32,8 @@ use crate::peer::Peer;
 use crate::placement::{NodeId, candidates};
 use crate::serve::{Serve, WAITING_EVERY};
 use crate::wire::{
-    self, FaultKind, FrameKind, Frames, ITEM_BYTES_MAX, ITEMS_MAX, Item, ItemFault, LoadRequest,
-    LoadSaid, REASON_BYTES_MAX,
+    self, FrameKind, Frames, ITEM_BYTES_MAX, ITEMS_MAX, Item, ItemFault, LoadRequest, LoadSaid,
+    REASON_BYTES_MAX,
 };
 
 /// Files in one request at most: few enough that the first are not kept waiting by the last.
@@ -44,9 +44,6 @@ const BATCHES_AT_ONCE: usize = 8;
 
 /// Files that wait for a request at most.
 const QUEUE: usize = 256;
-
-/// Of a reason, so much is told.
-const MESSAGE_CHARS: usize = 1_000;
 
 /// Brings files into this node's cache when a peer says so.
 #[async_trait]
@@ -221,8 +218,7 @@ impl LoadAnswer {
                     return Ok(Some((at, Ok(said))));
                 }
                 FrameKind::Fault => {
-                    let said: ItemFault = serde_json::from_slice(&frame.payload).map_err(wrong)?;
-                    return Ok(Some((at, Err(Fault::of_item(said.kind, said.message)))));
+                    return Ok(Some((at, Err(Fault::of_frame(&frame.payload)?))));
                 }
                 FrameKind::Waiting | FrameKind::Bytes => return Ok(None),
             }
@@ -252,9 +248,7 @@ pub(crate) fn answer(
     loads: Arc<dyn Loads>,
     request: LoadRequest,
 ) -> Result<PortBody, String> {
-    if request.items.is_empty() || ITEMS_MAX < request.items.len() {
-        return Err(format!("{} items: 1 to {ITEMS_MAX} are", request.items.len()));
-    }
+    wire::check_count(&request.items)?;
     let items = (0_u32..).zip(request.items);
     let mounted = Arc::clone(serve);
     let said = futures::stream::iter(items).map(move |(index, item)| {
@@ -275,16 +269,9 @@ pub(crate) fn answer(
 }
 
 async fn load_item(serve: &Serve, loads: &dyn Loads, item: Item) -> Result<LoadSaid, ItemFault> {
-    let refused = |message| ItemFault { kind: FaultKind::Refused, message };
-    let (object, ..) = item.read().map_err(refused)?;
-    if !serve.is_mounted(&object) {
-        let message = format!("{}: is not in what is mounted here", object.key);
-        return Err(ItemFault { kind: FaultKind::NotMounted, message });
-    }
+    let (object, ..) = serve.mounted_item(item)?;
     let mut said = loads.load(&object).await;
-    if let Some((at, _)) = said.message.char_indices().nth(MESSAGE_CHARS) {
-        said.message.truncate(at);
-    }
+    wire::cut(&mut said.message);
     Ok(said)
 }
 

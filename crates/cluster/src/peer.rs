@@ -184,16 +184,10 @@ impl Peer {
         let permit = permit.await.and_then(Result::ok).ok_or_else(|| {
             Fault::new(Reason::Full, format!("{REQUESTS_MAX} requests are under way to it"))
         })?;
-        self.counters.requests.fetch_add(1, Ordering::Relaxed);
-        let body = encode(request)?;
         let started = self.clock().monotonic();
-        let silent = || Fault::new(Reason::Silent, format!("no answer within {patience:?}"));
-        let response = within(self.clock(), patience, self.send(READ_PATH, body)).await;
-        let response = response.unwrap_or_else(|| Err(silent()))?;
-        check_version(response.headers())?;
+        let response = self.post_within(READ_PATH, request, patience).await?;
         if response.status() != StatusCode::OK {
-            let (status, body) = self.whole(response, patience).await?;
-            return Err(refused(status, &body));
+            return Err(self.refusal(response, patience).await);
         }
         let clock = Arc::clone(&self.world.clock);
         let limits = (patience, self.world.answer_max);
@@ -205,24 +199,40 @@ impl Peer {
         let patience = self.health.patience();
         let permit = Arc::clone(&self.permits).acquire_owned().await;
         let permit = permit.map_err(|error| Fault::new(Reason::Full, error.to_string()))?;
-        self.counters.requests.fetch_add(1, Ordering::Relaxed);
-        let body = encode(request)?;
-        let silent = || Fault::new(Reason::Silent, format!("no answer within {patience:?}"));
-        let response = within(self.clock(), patience, self.send(LOAD_PATH, body)).await;
-        let response = response.unwrap_or_else(|| Err(silent()))?;
-        check_version(response.headers())?;
+        let response = self.post_within(LOAD_PATH, request, patience).await?;
         match response.status() {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND => {
                 return Err(Fault::new(Reason::NotCached, "it takes no loads: update it"));
             }
-            _ => {
-                let (status, body) = self.whole(response, patience).await?;
-                return Err(refused(status, &body));
-            }
+            _ => return Err(self.refusal(response, patience).await),
         }
         let (body, clock) = (response.into_body(), Arc::clone(&self.world.clock));
         Ok(LoadAnswer { body, clock, patience, frames: Frames::default(), _permit: permit })
+    }
+
+    /// Sends a request; the head of an answer must come in time, and be of our version.
+    async fn post_within(
+        &self,
+        path: &'static str,
+        request: &impl Serialize,
+        patience: Duration,
+    ) -> Result<Response<Incoming>, Fault> {
+        self.counters.requests.fetch_add(1, Ordering::Relaxed);
+        let body = encode(request)?;
+        let silent = || Fault::new(Reason::Silent, format!("no answer within {patience:?}"));
+        let response = within(self.clock(), patience, self.send(path, body)).await;
+        let response = response.unwrap_or_else(|| Err(silent()))?;
+        check_version(response.headers())?;
+        Ok(response)
+    }
+
+    /// What an answer that is none says.
+    async fn refusal(&self, response: Response<Incoming>, patience: Duration) -> Fault {
+        match self.whole(response, patience).await {
+            Ok((status, body)) => refused(status, &body),
+            Err(fault) => fault,
+        }
     }
 
     pub(crate) fn runtime(&self) -> &Handle {

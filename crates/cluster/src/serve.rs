@@ -9,6 +9,7 @@
 //! - As long as an answer takes, the peer hears that we are alive.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use feedline_model::clock::Sleep;
-use feedline_model::{BlockSource, Clock, Object, ObjectIndex, Priority, SourceId};
+use feedline_model::{BlockSource, Clock, Object, ObjectId, ObjectIndex, Priority, SourceId};
 use futures::{Stream, StreamExt as _};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
@@ -25,9 +26,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::load::Loads;
 use crate::marks::Marks;
 use crate::parts::{BodyError, Guest, PortBody, within};
-use crate::wire::{
-    self, FaultKind, FrameKind, ITEM_BYTES_MAX, ITEMS_MAX, Item, ItemFault, ReadRequest,
-};
+use crate::wire::{self, FaultKind, FrameKind, ITEM_BYTES_MAX, Item, ItemFault, ReadRequest};
 
 /// How often a peer that waits hears of us: several times within anybody's patience.
 pub(crate) const WAITING_EVERY: Duration = Duration::from_millis(300);
@@ -86,9 +85,7 @@ impl Serve {
 
     /// The answer to a read, as frames that come as they are ready.
     pub(crate) fn read(self: Arc<Self>, request: ReadRequest) -> Result<PortBody, String> {
-        if request.items.is_empty() || ITEMS_MAX < request.items.len() {
-            return Err(format!("{} items: 1 to {ITEMS_MAX} are", request.items.len()));
-        }
+        wire::check_count(&request.items)?;
         let is_on_disk = match &request.items[..] {
             // Of several, one may have to be fetched.
             [one] => one.clone().read().is_ok_and(|(_, id, _)| self.index.contains(&id)),
@@ -119,12 +116,21 @@ impl Serve {
         Ok(StreamBody::new(frames).boxed_unsync())
     }
 
-    /// True if the object is in what this node mounts.
-    pub(crate) fn is_mounted(&self, object: &Object) -> bool {
+    /// What an item asks for, if it makes sense and is in what this node mounts.
+    pub(crate) fn mounted_item(
+        &self,
+        item: Item,
+    ) -> Result<(Object, ObjectId, Range<u64>), ItemFault> {
+        let refused = |message| ItemFault { kind: FaultKind::Refused, message };
+        let (object, id, range) = item.read().map_err(refused)?;
         let is_in = |(source, prefix): &(SourceId, String)| {
             *source == object.source && object.key.starts_with(prefix.as_str())
         };
-        self.mounted.iter().any(is_in)
+        if !self.mounted.iter().any(is_in) {
+            let message = format!("{}: is not in what is mounted here", object.key);
+            return Err(ItemFault { kind: FaultKind::NotMounted, message });
+        }
+        Ok((object, id, range))
     }
 
     async fn item(
@@ -135,11 +141,7 @@ impl Serve {
         priority: Priority,
     ) -> Result<Ready, ItemFault> {
         let fault = |kind, message: String| ItemFault { kind, message };
-        let (object, id, range) = item.read().map_err(|why| fault(FaultKind::Refused, why))?;
-        if !self.is_mounted(&object) {
-            let why = format!("{}: is not in what is mounted here", object.key);
-            return Err(fault(FaultKind::NotMounted, why));
-        }
+        let (object, id, range) = self.mounted_item(item)?;
         if only_cached && !self.index.contains(&id) {
             return Err(fault(FaultKind::NotCached, "not here".into()));
         }
@@ -207,12 +209,10 @@ impl Sending {
             }
             Err((index, mut fault)) => {
                 served.refused.fetch_add(1, Ordering::Relaxed);
-                if let Some((at, _)) = fault.message.char_indices().nth(1_000) {
-                    fault.message.truncate(at);
-                }
-                let text = serde_json::to_vec(&fault).expect("plain data can be written");
+                wire::cut(&mut fault.message);
+                let text = wire::text_of(&fault);
                 self.pieces.push_back(wire::head(FrameKind::Fault, index, &text));
-                self.pieces.push_back(text.into());
+                self.pieces.push_back(text);
             }
         }
     }

@@ -39,6 +39,9 @@ pub const READ_PATH: &str = "/peer/read";
 /// Objects to bring in. A number of its own: nodes that do not know it are asked for all else.
 pub const LOAD_PATH: &str = "/peer/load/1";
 
+/// Of a message for people, so much is told.
+const MESSAGE_CHARS: usize = 1_000;
+
 /// The most bytes of an object that one item asks for: caches fetch pages.
 pub const ITEM_BYTES_MAX: u64 = PAGE_BYTES;
 
@@ -212,6 +215,21 @@ pub enum LoadWord {
     /// The store makes no sense of it, or a newer version said something else.
     #[serde(other)]
     Rejected,
+}
+
+/// Refuses a request that names nothing, or more than one may.
+pub(crate) fn check_count(items: &[Item]) -> Result<(), String> {
+    match items.len() {
+        1..=ITEMS_MAX => Ok(()),
+        count => Err(format!("{count} items: 1 to {ITEMS_MAX} are")),
+    }
+}
+
+/// Shortens a message for people to what is told of it.
+pub(crate) fn cut(message: &mut String) {
+    if let Some((at, _)) = message.char_indices().nth(MESSAGE_CHARS) {
+        message.truncate(at);
+    }
 }
 
 /// What a frame carries as JSON.
