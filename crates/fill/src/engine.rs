@@ -438,8 +438,9 @@ impl Engine {
             let free = index.free_bytes().saturating_sub(self.in_flight_bytes + FREE_RESERVE);
             while let Some((position, is_predicted)) = scan.next(looks, free == 0) {
                 let Some(object) = scan.object(position) else { continue };
-                match self.keeping(&object) {
-                    _ if is_predicted => {}
+                // Whoever keeps it: what is known to be read next is wanted here.
+                let keeping = if is_predicted { Keeping::Own } else { self.keeping(&object) };
+                match keeping {
                     Keeping::Copy if scan.leaves_to_owners() => {
                         scan.leave(position);
                         continue;

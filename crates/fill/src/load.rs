@@ -144,7 +144,7 @@ impl Loader {
     /// A place for so many bytes, at once where there is free space. `None`: the cache is full.
     async fn enter(&self, size: u64) -> Option<Place<'_>> {
         let room = &self.room;
-        let place = Place::new(room, size);
+        let mut place = Place::new(room, size);
         let is_short = || self.parts.index.free_bytes() < room.held.load(Ordering::Relaxed);
         if !is_short() {
             return Some(place);
@@ -154,12 +154,12 @@ impl Loader {
         if is_full() && !is_probe {
             return None;
         }
-        let tight = Arc::clone(&room.tight).acquire_owned().await.ok()?;
+        place.tight = Some(Arc::clone(&room.tight).acquire_owned().await.ok()?);
         // Those that waited hear what became of those before them.
         if is_short() && is_full() && !is_probe {
             return None;
         }
-        Some(Place { _tight: Some(tight), ..place })
+        Some(place)
     }
 
     /// True for one file in a while.
@@ -198,23 +198,20 @@ impl Default for Room {
 
 /// The bytes of a file under way, until dropped.
 struct Place<'a> {
-    _held: Held<'a>,
-    _tight: Option<OwnedSemaphorePermit>,
-}
-
-struct Held<'a> {
     room: &'a Room,
     bytes: u64,
+    /// Held while there is no free space.
+    tight: Option<OwnedSemaphorePermit>,
 }
 
 impl<'a> Place<'a> {
     fn new(room: &'a Room, bytes: u64) -> Self {
         room.held.fetch_add(bytes, Ordering::Relaxed);
-        Self { _held: Held { room, bytes }, _tight: None }
+        Self { room, bytes, tight: None }
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.room.held.fetch_sub(self.bytes, Ordering::Relaxed);
     }
