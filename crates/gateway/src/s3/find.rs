@@ -130,12 +130,17 @@ impl Scope {
     /// is no path.
     pub(super) fn place<'a>(&self, key: &'a str) -> Option<(String, &'a str)> {
         let rest = key.strip_prefix(&self.prefix)?;
-        if rest.split('/').any(|part| ["", ".", ".."].contains(&part)) {
+        if !is_path(rest) {
             return None;
         }
         let (parent, name) = rest.rsplit_once('/').unwrap_or(("", rest));
         Some((join(&self.path, parent), name))
     }
+}
+
+/// True if every part between slashes is the name of a file or folder.
+pub(super) fn is_path(text: &str) -> bool {
+    text.split('/').all(|part| !["", ".", ".."].contains(&part))
 }
 
 /// A path of the tree.

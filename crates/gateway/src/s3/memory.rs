@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use feedline_model::{Directory, SourceId, Tree};
 
-use super::find::{Bucket, Scope, join};
+use super::find::{Bucket, Scope, is_path, join};
 use super::listing::{Ask, Item, Page, Part};
 
 /// The page, if every folder on it is known, no older than it may be, and shows every key that it has.
@@ -32,8 +32,7 @@ pub(super) fn page(bucket: &Bucket, tree: &dyn Tree, ask: &Ask) -> Option<Page> 
 pub(super) fn folder_of<'a>(scope: &Scope, prefix: &'a str) -> Option<(String, &'a str)> {
     let rest = prefix.strip_prefix(&scope.prefix)?;
     let (parent, start) = rest.rsplit_once('/').unwrap_or(("", rest));
-    let is_path = |part: &str| !["", ".", ".."].contains(&part);
-    if rest.contains('/') && !parent.split('/').all(is_path) {
+    if rest.contains('/') && !is_path(parent) {
         return None;
     }
     Some((join(&scope.path, parent), start))

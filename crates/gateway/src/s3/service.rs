@@ -19,7 +19,7 @@ use super::body::{NotBegun, Reading, Room};
 use super::condition::{self, Conditions};
 use super::failure::{self, Doing};
 use super::find::{Bucket, Found};
-use super::listing;
+use super::listing::{self, Ask, Page};
 
 /// What S3 says of an object whose type nobody gave. The listing does not tell types.
 const CONTENT_TYPE: &str = "binary/octet-stream";
@@ -112,6 +112,11 @@ impl Calls {
         })
     }
 
+    async fn page(&self, bucket: &Bucket, ask: Ask) -> S3Result<Page> {
+        let page = listing::page(bucket, &*self.tree, &*self.clock, &ask).await;
+        page.map_err(|error| failure::of(&error, Doing::Listing))
+    }
+
     /// Finds the version and begins to read it. A version that is no more is looked up again: nothing
     /// of it was sent.
     async fn open(&self, bucket: &Bucket, wanted: &Wanted) -> S3Result<(Answer, StreamingBlob)> {
@@ -201,9 +206,7 @@ impl S3 for Calls {
         request: S3Request<ListObjectsV2Input>,
     ) -> S3Result<S3Response<ListObjectsV2Output>> {
         let bucket = self.bucket(&request.input.bucket)?;
-        let ask = listing::ask_of_v2(&request.input)?;
-        let page = listing::page(bucket, &*self.tree, &*self.clock, &ask).await;
-        let page = page.map_err(|error| failure::of(&error, Doing::Listing))?;
+        let page = self.page(bucket, listing::ask_of_v2(&request.input)?).await?;
         Ok(S3Response::new(listing::answer_v2(request.input, page)))
     }
 
@@ -212,9 +215,7 @@ impl S3 for Calls {
         request: S3Request<ListObjectsInput>,
     ) -> S3Result<S3Response<ListObjectsOutput>> {
         let bucket = self.bucket(&request.input.bucket)?;
-        let ask = listing::ask_of_v1(&request.input)?;
-        let page = listing::page(bucket, &*self.tree, &*self.clock, &ask).await;
-        let page = page.map_err(|error| failure::of(&error, Doing::Listing))?;
+        let page = self.page(bucket, listing::ask_of_v1(&request.input)?).await?;
         Ok(S3Response::new(listing::answer_v1(request.input, page)))
     }
 
