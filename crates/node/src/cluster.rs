@@ -1,7 +1,7 @@
 //! How a node joins its cluster: who it is, what it must know, and the link that asks the others.
 
 use std::fs;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 
 use crate::chain::{self, Chain};
 use crate::config::{ClusterSettings, ResolvedConfig};
+use crate::files;
 use crate::role::StartError;
 use crate::s3;
 use crate::secrets::Secrets;
@@ -88,14 +89,7 @@ fn node_id(state_dir: &Path) -> Result<NodeId, StartError> {
         Err(error) => return Err(failed(error)),
     }
     let id = NodeId(random_number());
-    let new = state_dir.join("node-id.new");
-    let write = || {
-        let mut out = fs::File::create(&new)?;
-        writeln!(out, "{id}")?;
-        out.sync_all()?;
-        fs::rename(&new, &file)
-    };
-    write().map_err(failed)?;
+    files::replace(&file, format!("{id}\n").as_bytes(), true).map_err(failed)?;
     Ok(id)
 }
 

@@ -17,6 +17,7 @@ mod chain;
 pub mod clock;
 mod cluster;
 pub mod config;
+mod files;
 mod loads;
 pub mod logging;
 pub mod paths;

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 
 use parking_lot::Mutex;
 
+use crate::files;
+
 /// The pinned paths, relative to the root of the mount.
 #[derive(Debug)]
 pub(crate) struct Pins {
@@ -66,10 +68,7 @@ impl Pins {
         let mut changed = paths.clone();
         change(&mut changed);
         let text = serde_json::to_vec_pretty(&changed).map_err(io::Error::other)?;
-        let temporary = self.file.with_extension("new");
-        std::fs::write(&temporary, text)?;
-        std::fs::File::open(&temporary)?.sync_all()?;
-        std::fs::rename(&temporary, &self.file)?;
+        files::replace(&self.file, &text, true)?;
         *paths = changed;
         Ok(())
     }

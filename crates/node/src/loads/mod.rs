@@ -32,7 +32,7 @@ use feedline_gateway::{ApiError, Lines};
 use parking_lot::Mutex;
 
 use names::Found;
-use record::{Count, Names, Record, State, Tally};
+use record::{Names, Record, State};
 use run::Job;
 
 pub(crate) use names::Lookup;
@@ -116,26 +116,8 @@ impl Loads {
         if let Some(manifest) = &request.manifest {
             self.take_manifest(manifest, &id).await?;
         }
-        let job = Job::new(Record {
-            id: id.clone(),
-            path,
-            manifest: request.manifest.is_some(),
-            metadata_only: request.metadata_only,
-            bandwidth_bytes_per_s: request.bandwidth_bytes_per_s,
-            replicas: request.replicas.max(1),
-            state: State::Running,
-            reason: None,
-            started_ms: self.work.clock.unix_ms(),
-            elapsed_ms: 0,
-            names: if request.manifest.is_some() { Names::Manifest } else { Names::Listings },
-            total: None,
-            cached_before: Count::default(),
-            loaded_before: Count::default(),
-            brought: Count::default(),
-            pass: Tally::default(),
-            passed_by: BTreeMap::new(),
-            nodes: self.work.places.nodes(),
-        });
+        let (started_ms, nodes) = (self.work.clock.unix_ms(), self.work.places.nodes());
+        let job = Job::new(Record::new(id.clone(), path, &request, started_ms, nodes));
         self.write(&job).await?;
         self.jobs.lock().insert(id, Arc::clone(&job));
         self.begin(&job);

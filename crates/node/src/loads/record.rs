@@ -6,12 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::ops::{Add, AddAssign};
 use std::path::Path;
 
-use feedline_gateway::api::{LoadState, LoadStatus};
+use feedline_gateway::api::{LoadRequest, LoadState, LoadStatus};
 use serde::{Deserialize, Serialize};
+
+use crate::files;
 
 /// Files and their bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,6 +165,37 @@ pub(crate) enum State {
 }
 
 impl Record {
+    /// That of a job which begins now, shared by so many nodes. `path`: that of the request, as the tree has it.
+    pub(crate) fn new(
+        id: String,
+        path: String,
+        request: &LoadRequest,
+        started_ms: u64,
+        nodes: usize,
+    ) -> Self {
+        let manifest = request.manifest.is_some();
+        Self {
+            id,
+            path,
+            manifest,
+            metadata_only: request.metadata_only,
+            bandwidth_bytes_per_s: request.bandwidth_bytes_per_s,
+            replicas: request.replicas.max(1),
+            state: State::Running,
+            reason: None,
+            started_ms,
+            elapsed_ms: 0,
+            names: if manifest { Names::Manifest } else { Names::Listings },
+            total: None,
+            cached_before: Count::default(),
+            loaded_before: Count::default(),
+            brought: Count::default(),
+            pass: Tally::default(),
+            passed_by: BTreeMap::new(),
+            nodes,
+        }
+    }
+
     /// Of what this pass found here: what it had brought itself, and the rest.
     fn found(&self) -> (Count, Count) {
         let own = self.brought.at_most(self.pass.here);
@@ -280,13 +313,7 @@ impl Record {
     /// Replaces the file as a whole. `sync`: also on the disk itself, for what a power cut must not take back.
     pub(crate) fn save(&self, file: &Path, sync: bool) -> io::Result<()> {
         let text = serde_json::to_vec_pretty(self).map_err(io::Error::other)?;
-        let new = file.with_extension("new");
-        let mut out = fs::File::create(&new)?;
-        out.write_all(&text)?;
-        if sync {
-            out.sync_all()?;
-        }
-        fs::rename(&new, file)
+        files::replace(file, &text, sync)
     }
 
     pub(crate) fn read(file: &Path) -> io::Result<Self> {
@@ -303,26 +330,7 @@ mod tests {
     use super::*;
 
     fn record(id: &str) -> Record {
-        Record {
-            id: id.into(),
-            path: "set".into(),
-            manifest: false,
-            metadata_only: false,
-            bandwidth_bytes_per_s: 0,
-            replicas: 1,
-            state: State::Running,
-            reason: None,
-            started_ms: 7,
-            elapsed_ms: 0,
-            names: Names::Listings,
-            total: None,
-            cached_before: Count::default(),
-            loaded_before: Count::default(),
-            brought: Count::default(),
-            pass: Tally::default(),
-            passed_by: BTreeMap::new(),
-            nodes: 1,
-        }
+        Record::new(id.into(), "set".into(), &LoadRequest::default(), 7, 1)
     }
 
     fn count(files: u64) -> Count {

@@ -98,19 +98,8 @@ impl Job {
     /// Writes the record down. Blocks on the disk.
     pub(crate) fn save(&self, work: &Work, sync: bool) -> io::Result<()> {
         let _saving = self.saving.lock();
-        let now = work.clock.monotonic();
-        let worked = {
-            let mut since = self.since.lock();
-            let before = *since;
-            *since = before.map(|_| now);
-            before.map_or(Duration::ZERO, |before| now.saturating_sub(before))
-        };
-        let record = {
-            let mut record = self.record.lock();
-            record.elapsed_ms += millis(worked);
-            record.clone()
-        };
-        record.save(&self.file(work, "json"), sync)
+        self.book(work, true);
+        self.record().save(&self.file(work, "json"), sync)
     }
 
     /// Counts what became of an entry.
@@ -150,10 +139,16 @@ impl Job {
 
     /// The work is over, for whatever reason: no more time counts.
     pub(crate) fn rest(&self, work: &Work) {
-        let since = self.since.lock().take();
-        if let Some(since) = since {
-            let worked = work.clock.monotonic().saturating_sub(since);
-            self.record.lock().elapsed_ms += millis(worked);
+        self.book(work, false);
+    }
+
+    /// Enters the time at work so far in the record. `goes_on`: it counts on from now.
+    fn book(&self, work: &Work, goes_on: bool) {
+        let now = work.clock.monotonic();
+        let mut since = self.since.lock();
+        if let Some(before) = since.take() {
+            self.record.lock().elapsed_ms += millis(now.saturating_sub(before));
+            *since = goes_on.then_some(now);
         }
     }
 }
