@@ -6,7 +6,6 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use feedline_bench::cluster::epochs::{ClusterEpoch, Job, Shards, gets_per_object, run, table};
 use feedline_bench::cluster::{Nodes, Shape};
-use feedline_bench::dataset::{self, MakeArgs};
 use feedline_bench::facts::Facts;
 use feedline_bench::train::Decode;
 use feedline_bench::units::parse_size;
@@ -14,8 +13,7 @@ use rustix::process::geteuid;
 use serde::Serialize;
 
 use super::stage::BUCKET;
-use super::story::SEED;
-use super::{Args, say};
+use super::{Args, make_images, say};
 use crate::failure::{Failure, Outcome};
 
 /// Images without `--images`: enough that each of eight processes reads for some seconds.
@@ -62,13 +60,7 @@ fn link_rate(args: &Args) -> Result<Option<u64>> {
 
 /// Runs the epochs, prints the table, writes `cluster.json` into `out`.
 pub(super) fn tell(args: &Args, nodes: usize, out: &Path, work: &Path) -> Result<()> {
-    let images = args.images.unwrap_or(IMAGES);
-    say(args, format!("Making {images} JPEGs like ImageNet's (110 KB on average) ..."));
-    let root = work.join("bucket");
-    let data = MakeArgs::new(&root.join(BUCKET), images, args.classes, SEED);
-    let bar = dataset::progress_bar("images");
-    let made = dataset::make(&data, &bar)?;
-    bar.finish_and_clear();
+    let (root, made) = make_images(args, IMAGES, work)?;
     let job = Job {
         processes: args.processes.unwrap_or(PROCESSES),
         shards: args.shards,

@@ -10,13 +10,17 @@ mod guard;
 mod stage;
 mod story;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Context as _;
 use feedline_bench::cluster::epochs::Shards;
+use feedline_bench::dataset::{self, Made, MakeArgs};
 
 use crate::failure::{Failure, Outcome};
+
+/// Any seed will do; the same one gives the same bytes on every machine.
+const SEED: u64 = 1;
 
 /// Show what Feedline does, on this machine alone, in about two minutes.
 #[derive(Debug, Clone, clap::Args)]
@@ -93,6 +97,19 @@ pub(crate) fn run(args: &Args) -> Outcome {
         Some(code) => Ok(u8::try_from(code).unwrap_or(1)),
         None => Err(Failure::failed("interrupted: everything it started is gone").into()),
     }
+}
+
+/// Makes the data set, of so many images unless the user says how many, in a bucket's folder; returns the
+/// folder that holds the bucket.
+fn make_images(args: &Args, images: usize, work: &Path) -> anyhow::Result<(PathBuf, Made)> {
+    let images = args.images.unwrap_or(images);
+    say(args, format!("Making {images} JPEGs like ImageNet's (110 KB on average) ..."));
+    let root = work.join("bucket");
+    let data = MakeArgs::new(&root.join(stage::BUCKET), images, args.classes, SEED);
+    let bar = dataset::progress_bar("images");
+    let made = dataset::make(&data, &bar)?;
+    bar.finish_and_clear();
+    Ok((root, made))
 }
 
 /// Tells the user; with `--json` standard output belongs to the result.

@@ -3,20 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use feedline_bench::dataset::{self, MakeArgs};
 use feedline_bench::facts::Facts;
 use feedline_bench::report::{self, DemoEpoch, DemoReport, DemoSystem};
 use feedline_bench::train::{Decode, Train, TrainArgs};
 use indicatif::ProgressBar;
 
 use super::stage::{BUCKET, Bucket, Mounted};
-use super::{Args, say};
+use super::{Args, make_images, say};
 
 /// Images in a loader's batch: a quarter of the reference's, since the data set is small.
 const BATCH_SIZE: usize = 64;
 
-/// Any seed will do; the same one gives the same bytes on every machine.
-pub(super) const SEED: u64 = 1;
 /// Images without `--images`.
 const IMAGES: usize = 1_000;
 /// Loader processes without `--processes`.
@@ -27,13 +24,7 @@ type Start = fn(&Bucket, &Path) -> Result<Mounted>;
 
 /// Runs everything, prints the table, writes `report.html`, `chart.svg` and `report.json` into `out`.
 pub(super) fn tell(args: &Args, out: &Path, work: &Path) -> Result<()> {
-    let images = args.images.unwrap_or(IMAGES);
-    say(args, format!("Making {images} JPEGs like ImageNet's (110 KB on average) ..."));
-    let root = work.join("bucket");
-    let data = MakeArgs::new(&root.join(BUCKET), images, args.classes, SEED);
-    let bar = dataset::progress_bar("images");
-    let made = dataset::make(&data, &bar)?;
-    bar.finish_and_clear();
+    let (root, made) = make_images(args, IMAGES, work)?;
     let bucket = Bucket::start(&root, &args.latency)?;
     say(args, format!("Serving them as s3://{BUCKET}, {} to the first byte ...", args.latency));
     let mut actors: Vec<(&str, Start)> = vec![("feedline", Mounted::feedline)];
