@@ -170,12 +170,14 @@ impl Shared {
         let most = if is_full { dir.low_water() } else { dir.object_limit() };
         let must = most.min(dir.quota_bytes.saturating_sub(wanted));
         let mut freed = self.make_room(dir, &Claim::must(), must);
-        // Never more than a quarter beyond the mark at once: who waits comes back for more.
+        // Never more than a quarter beyond the mark at once, but as much as the largest claim: who waits
+        // comes back for more, and must then have got what it was told that there is.
         let limit = dir.object_limit();
-        let quarter = limit / 4;
+        let largest = claims.iter().map(|(_, bytes)| *bytes).max().unwrap_or(0);
+        let most_at_once = largest.max(limit / 4);
         let mut needed = 0;
         for (claim, bytes) in &claims {
-            needed = (needed + bytes).min(quarter);
+            needed = (needed + bytes).min(most_at_once);
             if dir.hunt.is_paused(claim, &self.worth) {
                 continue;
             }

@@ -209,3 +209,22 @@ async fn who_brings_objects_in_hears_which_are_kept_and_may_try_again() {
     let empty = bench.source.insert_seeded("empty", 1, 0);
     assert!(cache.is_kept(&empty).await, "there is nothing to keep");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_larger_than_what_a_small_cache_has_left_is_given_up_and_not_waited_for() {
+    let bench = Bench::new();
+    // Room for one page beside the fan-out directories, and for more than a quarter of the quota, but
+    // not for another page.
+    let cache = bench.open(2 * PAGE_BYTES);
+    let objects = bench.objects(2, PAGE_BYTES);
+    cache.pin(vec![objects[0].id()]).await;
+    expect_whole(&cache, &objects[0], 0).await;
+    settled(&cache).await;
+    let used = cache.stats().used_bytes();
+    assert!(used + PAGE_BYTES > 2 * PAGE_BYTES && used + PAGE_BYTES / 2 < 2 * PAGE_BYTES, "{used}");
+    expect_whole(&cache, &objects[1], 1).await;
+    settled(&cache).await;
+    let stats = cache.stats();
+    assert_eq!((stats.objects(), stats.not_kept), (1, 1), "{stats:?}");
+    cache.close().await;
+}
