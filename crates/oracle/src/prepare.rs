@@ -142,6 +142,10 @@ impl Oracle {
     /// An epoch has been read in an order that nothing foretold.
     pub(crate) fn learn(&mut self, order: Vec<u32>) {
         self.replace(Sampler::Learned, Some(order));
+        // What is remembered of the streams is mostly of that very epoch, which its order fits however the
+        // next one is read: only what comes now is evidence.
+        let open = self.streams.values_mut().filter(|stream| stream.is_open());
+        open.chain([&mut self.merged]).for_each(|stream| stream.unlock(0));
     }
 
     /// Forgets the order of a sampler that is given anew, and its streams.

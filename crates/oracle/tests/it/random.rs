@@ -67,3 +67,19 @@ fn drawing_with_replacement_never_locks() {
         assert_never_locks(2_000, &opens, &format!("seed {seed}"));
     }
 }
+
+#[test]
+fn epochs_in_a_new_random_order_each_are_not_taken_for_the_one_before() {
+    for (n, streams) in [(400, 1), (4_000, 1), (4_000, 8), (20_000, 8)] {
+        let mut owner = Owner::new(n);
+        for epoch in 0..4 {
+            let dealt = dealt(n, streams, 100 + epoch, n as usize);
+            for (id, position) in at_random(1, &dealt, epoch) {
+                owner.open(id, position);
+                let verdict = owner.oracle.verdict();
+                let at = format!("{n} files, {streams} streams, {} opens", owner.opens);
+                assert_eq!(verdict.locked, 0, "{at}: {}", verdict.sampler);
+            }
+        }
+    }
+}
