@@ -309,6 +309,11 @@ impl Engine {
         for seen in self.shared.watch.take() {
             self.see(&seen, now);
         }
+        let liveness = &self.shared.parts.liveness;
+        let mut state = self.shared.state.lock();
+        for scan in state.scans.iter_mut().filter_map(|scan| scan.take_newcomer().then_some(scan)) {
+            scan.look_after(now, |process| liveness.is_alive(process));
+        }
     }
 
     fn see(&self, seen: &Seen, now: Duration) {

@@ -109,6 +109,8 @@ pub(crate) struct Scan {
     pub(crate) flat: bool,
     oracle: Option<Oracle>,
     readers: HashMap<u32, Duration>,
+    /// A reader came that is new: others may have ended.
+    has_newcomer: bool,
     last_access: Duration,
     /// Complete here, under way, or given up.
     handled: Bits,
@@ -162,6 +164,7 @@ impl Scan {
             flat,
             oracle: config.oracle.then(|| Oracle::new(len, Config::default())),
             readers: HashMap::new(),
+            has_newcomer: false,
             last_access: now,
             handled: Bits::new(len),
             leaves_some: false,
@@ -217,7 +220,7 @@ impl Scan {
         self.last_access = now;
         let process = seen.process;
         if self.readers.len() < READERS_MAX || self.readers.contains_key(&process) {
-            self.readers.insert(process, now);
+            self.has_newcomer |= self.readers.insert(process, now).is_none();
         }
         if seen.is_sample {
             return;
@@ -403,14 +406,21 @@ impl Scan {
         self.last_access
     }
 
-    /// Forgets readers that have ended; rests when nobody is left.
+    /// True once after a reader came that was not there before.
+    pub(crate) fn take_newcomer(&mut self) -> bool {
+        std::mem::take(&mut self.has_newcomer)
+    }
+
+    /// Forgets readers that have ended; rests when nobody is left. What one that has ended would have
+    /// read next is foretold no more, at once; as a reader it counts for a while, since a job that makes
+    /// new ones in every epoch does not rest in between.
     pub(crate) fn look_after(&mut self, now: Duration, is_alive: impl Fn(u32) -> bool) {
         let oracle = &mut self.oracle;
         self.readers.retain(|process, last| {
-            let quiet = now.saturating_sub(*last);
-            let stays =
-                if *process == 0 { quiet < IDLE } else { quiet < IDLE || is_alive(*process) };
-            if !stays && let Some(oracle) = oracle {
+            let is_known_alive = *process != 0 && is_alive(*process);
+            let stays = is_known_alive || now.saturating_sub(*last) < IDLE;
+            let has_ended = !is_known_alive && (*process != 0 || !stays);
+            if has_ended && let Some(oracle) = oracle {
                 oracle.end_stream(*process);
             }
             stays

@@ -350,6 +350,38 @@ async fn with_a_known_order_what_others_keep_and_nobody_here_reads_is_left_to_th
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_lies_beyond_the_ends_of_the_shards_is_left_to_others_until_a_reader_goes_on() {
+    let config = FillConfig { window_max: 1, ..FillConfig::default() };
+    let bed = bed_among(1, 1_600, 100, config, Some(Keeping::Copy));
+    let hold = bed.source.hold();
+    // The readers of two shards of eight, as on one node of four.
+    let order = dali_order(1_600);
+    for turn in 0..60 {
+        bed.access(3, order[800 + turn] as usize);
+        bed.access(4, order[1_000 + turn] as usize);
+    }
+    let both = |status: &FillStatus| {
+        status.scans.first().is_some_and(|scan| scan.order.contains("8 shards"))
+    };
+    bed.until("a verdict on both", both).await;
+    hold.release();
+    bed.until_state("complete").await;
+    let shards: HashSet<usize> = order[800..1_200].iter().map(|at| *at as usize).collect();
+    let is_others = |at: &usize| !at.is_multiple_of(4) && !shards.contains(at);
+    let reads = bed.reads_by_key();
+    let is_read = |at: &usize| reads.contains_key(&bed.objects[*at].key);
+    // One may have been asked for before the verdict.
+    let others: Vec<usize> = (0..1_600).filter(is_others).filter(is_read).collect();
+    assert!(others.len() <= 1, "{others:?} are others' to keep and to read");
+    for turn in 60..205 {
+        bed.access(4, order[1_000 + turn] as usize);
+    }
+    let next: Vec<usize> = order[1_205..1_400].iter().map(|at| *at as usize).collect();
+    let is_read = |at: &usize| bed.reads_by_key().contains_key(&bed.objects[*at].key);
+    bed.until("what comes after its shard", |_| next.iter().all(is_read)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn with_an_order_that_stays_unknown_what_others_keep_is_copied_after_all() {
     let bed = bed_among(5, 100, 100, FillConfig::default(), Some(Keeping::Copy));
     bed.scatter(8);

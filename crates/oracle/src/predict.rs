@@ -12,10 +12,14 @@ enum Source<'a> {
 }
 
 impl Source<'_> {
-    /// How many rounds ahead were told. In a round each stream makes one open.
+    /// How many rounds ahead were told, or `u64::MAX` if there is no more to tell. In a round each stream
+    /// makes one open.
     fn told(&self) -> u64 {
         match self {
-            Self::Walk(walk) => walk.told.saturating_sub(walk.opens),
+            Self::Walk(walk) => {
+                let told = walk.told.saturating_sub(walk.opens);
+                if told < walk.tellable() { told } else { u64::MAX }
+            }
             Self::Shared(shared) => shared.told() / u64::from(shared.streams),
         }
     }
@@ -23,6 +27,7 @@ impl Source<'_> {
     /// Adds what is opened in a round, 1 is the next.
     fn round(&self, k: u64, out: &mut Vec<u32>) {
         match self {
+            Self::Walk(walk) if walk.tellable() < k => {}
             Self::Walk(walk) => out.extend(walk.position(k)),
             Self::Shared(shared) => {
                 let streams = u64::from(shared.streams);
@@ -35,7 +40,10 @@ impl Source<'_> {
 
     fn tell(&mut self, rounds: u64) {
         match self {
-            Self::Walk(walk) => walk.told = walk.told.max(walk.opens + rounds),
+            Self::Walk(walk) => {
+                let rounds = rounds.min(walk.tellable());
+                walk.told = walk.told.max(walk.opens + rounds);
+            }
             Self::Shared(shared) => shared.tell(rounds * u64::from(shared.streams)),
         }
     }
@@ -44,7 +52,8 @@ impl Source<'_> {
 impl Oracle {
     /// The positions that the locked streams will open next and that were not yet told, in the
     /// order they will be needed if the streams advance at the same speed; at most `ahead` opens
-    /// ahead of where each stream is. A position may be told again where the prediction changed.
+    /// ahead of where each stream is, and none beyond the end of its shard before the stream has gone on
+    /// there. A position may be told again where the prediction changed.
     ///
     /// Streams that ended with their epoch count as if their successors had begun. Cost: about
     /// 20 ns a position, plus 20 ns a stream.
@@ -56,7 +65,8 @@ impl Oracle {
             walks.chain(self.shared.iter_mut().map(Source::Shared)).collect();
         let told: Vec<u64> = sources.iter().map(Source::told).collect();
         let mut out = Vec::new();
-        for k in told.iter().copied().min().unwrap_or(ahead) + 1..=ahead {
+        let least = told.iter().copied().min().unwrap_or(ahead);
+        for k in least.saturating_add(1)..=ahead {
             for (source, &told) in sources.iter().zip(&told) {
                 if told < k {
                     source.round(k, &mut out);

@@ -115,6 +115,14 @@ impl Walk {
         (ahead.place < order.len()).then(|| order.at(ahead.place))
     }
 
+    /// How many opens from now may be told to who fetches. A stream that has not gone on at the end of a
+    /// shard yet is not taken to: if its epoch ends there, what lies beyond is never read here.
+    pub(crate) fn tellable(&self) -> u64 {
+        let len = self.shape.len(self.end);
+        let is_bounded = self.after == After::Wrap && self.end < self.order.len();
+        if is_bounded && self.next <= len { len - self.next } else { u64::MAX }
+    }
+
     fn ahead(&self, k: u64) -> Option<Ahead> {
         let index = self.next + k - 1;
         let place = |index, next_epoch| {

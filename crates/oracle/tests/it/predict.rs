@@ -64,6 +64,23 @@ fn upcoming_is_what_happens_in_the_same_turn() {
     }
 }
 
+#[test]
+fn nothing_is_told_beyond_the_end_of_a_shard_before_a_stream_goes_on_there() {
+    // Two readers of eight, as on one node of four.
+    let streams = dali(8_000, 8, 1_100)[4..6].to_vec();
+    let opens = in_turns(1, &streams);
+    let mut owner = Owner::new(8_000);
+    owner.open_all(&opens[..2 * 950]);
+    let rest: Vec<u32> = opens[2 * 950..2 * 1_000].iter().map(|it| it.1).collect();
+    assert_eq!(owner.oracle.upcoming(256), rest, "what is left of both shards");
+    owner.open_all(&opens[2 * 950..2 * 1_000]);
+    assert_eq!(owner.oracle.upcoming(256), Vec::<u32>::new(), "both are at the end");
+    // The second does what DALI does if its pipeline lives on.
+    let next = &streams[1][1_000..];
+    owner.open(2, next[0]);
+    assert_eq!(owner.oracle.upcoming(99), next[1..], "and nothing was left out");
+}
+
 /// The opens from now until each position is opened, by looking.
 fn assert_next_use(owner: &Owner, n: u32, to_come: &[(u32, u32)], name: &str) {
     let mut expected = vec![u64::MAX; n as usize];
