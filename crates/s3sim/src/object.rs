@@ -137,6 +137,12 @@ pub(crate) fn iso8601(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
 }
 
+/// As in signatures: `20260131T235959Z`. Sorted as text it is sorted by time.
+pub(crate) fn basic(time: SystemTime) -> String {
+    let (year, month, day, hour, minute, second, _) = civil(time);
+    format!("{year:04}{month:02}{day:02}T{hour:02}{minute:02}{second:02}Z")
+}
+
 /// As in HTTP headers: `Sat, 31 Jan 2026 23:59:59 GMT`.
 pub(crate) fn http_date(time: SystemTime) -> String {
     const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
@@ -155,6 +161,7 @@ mod tests {
     fn times_are_printed_as_s3_prints_them() {
         let time = UNIX_EPOCH + Duration::from_millis(1_709_211_845_678); // A leap day.
         assert_eq!(iso8601(time), "2024-02-29T13:04:05.678Z");
+        assert_eq!(basic(time), "20240229T130405Z");
         assert_eq!(http_date(time), "Thu, 29 Feb 2024 13:04:05 GMT");
         assert_eq!(http_date(UNIX_EPOCH), "Thu, 01 Jan 1970 00:00:00 GMT");
     }

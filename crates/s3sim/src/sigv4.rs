@@ -1,7 +1,9 @@
 //! Checks AWS Signature Version 4, in the header or in the query (presigned).
 //!
-//! Deliberately absent: clock skew and expiry (a simulator's clock proves nothing), and the chain
-//! of chunk signatures in streamed uploads; the signature of their head is checked like any other.
+//! Deliberately absent: expiry of what is presigned, and the chain of chunk signatures in streamed uploads; the
+//! signature of their head is checked like any other.
+
+use std::time::{Duration, SystemTime};
 
 use hmac::{Hmac, KeyInit, Mac};
 use http::HeaderMap;
@@ -10,6 +12,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use sha2::{Digest, Sha256};
 
 use crate::error::S3Error;
+use crate::object::basic;
 use crate::target::Target;
 
 /// What SigV4 leaves unescaped in a query.
@@ -17,6 +20,9 @@ const STRICT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_
 
 /// What SigV4 leaves unescaped in a path: also the slash.
 const PATH: &AsciiSet = &STRICT.remove(b'/');
+
+/// How far the time of a signature may be from ours: S3's own limit.
+const SKEW_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// The key pair that requests must be signed with.
 #[derive(Debug, Clone)]
@@ -134,6 +140,11 @@ pub(crate) fn verify(
         let message = "The request signature we calculated does not match the signature you \
                        provided. Check your key and signing method.";
         return Err(S3Error::new(http::StatusCode::FORBIDDEN, "SignatureDoesNotMatch", message));
+    }
+    let now = SystemTime::now();
+    if !(basic(now - SKEW_MAX)..=basic(now + SKEW_MAX)).contains(&claim.time) {
+        let message = "The difference between the request time and the current time is too large.";
+        return Err(S3Error::new(http::StatusCode::FORBIDDEN, "RequestTimeTooSkewed", message));
     }
     Ok(())
 }

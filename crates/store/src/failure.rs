@@ -106,6 +106,8 @@ pub(crate) enum Failure {
     Malformed(String),
     /// Credentials could not be had just now (an STS or a metadata service that does not answer).
     CredentialsUnavailable(String),
+    /// A signature was refused for its time; the next one has the store's.
+    ClockSkewed(String),
     /// There are no usable credentials.
     CredentialsMissing(String),
     /// The disk under a local folder failed.
@@ -134,7 +136,7 @@ impl Failure {
             Self::Timeout(_) => Some(RetryCause::Timeout),
             Self::Reset(_) => Some(RetryCause::Reset),
             Self::Short { .. } => Some(RetryCause::Short),
-            Self::CredentialsUnavailable(_) => Some(RetryCause::Credentials),
+            Self::CredentialsUnavailable(_) | Self::ClockSkewed(_) => Some(RetryCause::Credentials),
             Self::Changed(_)
             | Self::Absent(_)
             | Self::Denied(_)
@@ -148,6 +150,11 @@ impl Failure {
     pub(crate) fn is_expired_token(&self) -> bool {
         let codes = ["ExpiredToken", "TokenRefreshRequired"];
         matches!(self, Self::Status(answer) if codes.contains(&answer.code.as_str()))
+    }
+
+    /// True if a signature was refused because of its time.
+    pub(crate) fn is_skewed(&self) -> bool {
+        matches!(self, Self::Status(answer) if answer.code == "RequestTimeTooSkewed")
     }
 
     /// How long the store asks to wait.
@@ -171,6 +178,7 @@ impl Failure {
             Self::Denied(_) => "denied".into(),
             Self::Malformed(_) => "malformed".into(),
             Self::CredentialsUnavailable(_) | Self::CredentialsMissing(_) => "credentials".into(),
+            Self::ClockSkewed(_) => "clock".into(),
             Self::Disk(_) => "disk".into(),
         }
     }
@@ -187,7 +195,7 @@ impl Failure {
             Self::Short { got, expected } => format!("body ended after {got} of {expected} bytes"),
             Self::Malformed(why) => why.clone(),
             Self::CredentialsUnavailable(why) => format!("no credentials at the moment: {why}"),
-            Self::CredentialsMissing(why) => why.clone(),
+            Self::ClockSkewed(why) | Self::CredentialsMissing(why) => why.clone(),
             Self::Disk(why) => why.clone(),
         }
     }
@@ -212,6 +220,7 @@ impl Failure {
             | Self::Timeout(_)
             | Self::Reset(_)
             | Self::Short { .. }
+            | Self::ClockSkewed(_)
             | Self::CredentialsUnavailable(_) => ReadError::Unavailable { location, cause, after },
         }
     }

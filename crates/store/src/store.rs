@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -257,6 +258,7 @@ fn open_s3(
         region,
         bucket_url,
         clock: clock.clone(),
+        skew_ms: AtomicI64::new(0),
         timeout: config.request_timeout,
     };
     Ok(Opened {

@@ -247,6 +247,32 @@ fn a_node_that_hangs_is_waited_for_once_and_asked_again_when_it_is_back() {
 }
 
 #[test]
+fn a_node_with_a_wrong_clock_fetches_what_it_owns_and_serves_it() {
+    let sandbox = Sandbox::new();
+    let mut cluster = Cluster::of_files(&sandbox, FILES, 20_000);
+    (cluster.test, cluster.quota) = (5, "512MiB");
+    (0..2).for_each(|node| cluster.mount(node));
+    // Three hours ahead: the bucket refuses what is signed with that time, as S3 does.
+    let dir = sandbox.path("cache-2");
+    let cache = format!("{}:512MiB", dir.display());
+    let addresses = [0, 1, 2].map(|node| address(5, node));
+    let mut mount = cluster.command(2, &cache, &addresses, &[]);
+    // The library of Debian's faketime; `faketime` itself waits for the daemon that stays.
+    mount.env("LD_PRELOAD", "/usr/$LIB/faketime/libfaketimeMT.so.1").env("FAKETIME", "+3h");
+    mount.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1");
+    Ran::of(&mut mount).ok();
+    cluster.wait_for_members();
+    cluster.read_on(0..NODES, 0, 0..FILES);
+    let refused = cluster.status(2)["retries"]["credentials"].as_u64();
+    assert!(refused.is_some_and(|tries| 0 < tries), "is faketime installed? {refused:?}");
+    let (gets, fell_back) = (sandbox.sim.stats().get, cluster.fell_back(0..NODES));
+    assert!(gets <= FILES as u64 + fell_back && fell_back < 30, "{gets} GETs, {fell_back}");
+    assert!(0 < cluster.status(2)["cluster"]["served"].as_u64().unwrap());
+    (0..NODES).for_each(|node| cluster.umount(node));
+    sandbox.assert_gone();
+}
+
+#[test]
 fn without_local_copies_the_caches_hold_each_file_once() {
     let sandbox = Sandbox::new();
     let cluster = Cluster::start(&sandbox, 3, &["--local-copies", "never", "--fill", "off"]);

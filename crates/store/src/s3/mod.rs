@@ -11,7 +11,8 @@
 //!
 //! # Deliberately absent
 //!
-//! - No retry, no limit, no writing. A refused session token is renewed, and the retry loop tries again.
+//! - No retry, no limit, no writing. A refused session token is renewed, a refused time is corrected, and the
+//!   retry loop tries again.
 
 pub(crate) mod credentials;
 pub(crate) mod profile;
@@ -21,12 +22,13 @@ pub(crate) mod xml;
 use std::fmt::Write as _;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use feedline_model::{Clock, ListPage, ListRequest, Object};
-use http::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, IF_MATCH, RANGE, RETRY_AFTER};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, DATE, ETAG, IF_MATCH, RANGE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use object_store::client::{HttpClient, HttpRequest, HttpRequestBody, HttpResponse};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -49,6 +51,10 @@ const LIST_BYTES_MAX: usize = 16 << 20;
 /// Error documents are a few hundred bytes; more is no error document of S3.
 const ERROR_BYTES_MAX: usize = 64 << 10;
 
+/// A store's time is taken if it differs by more from the one that was signed with: with less it would not have
+/// refused that, and something else is wrong.
+const SKEW_MIN_MS: u64 = 60_000;
+
 const BUCKET_REGION: HeaderName = HeaderName::from_static("x-amz-bucket-region");
 
 /// One bucket.
@@ -62,10 +68,37 @@ pub(crate) struct S3Backend {
     /// The bucket's address, without a slash at the end.
     pub(crate) bucket_url: String,
     pub(crate) clock: Arc<dyn Clock>,
+    /// By how much the store's clock is ahead of ours, once it has refused our time, in milliseconds.
+    pub(crate) skew_ms: AtomicI64,
     pub(crate) timeout: Duration,
 }
 
 impl S3Backend {
+    /// The time to sign with.
+    fn signing_ms(&self) -> u64 {
+        self.clock.unix_ms().saturating_add_signed(self.skew_ms.load(Ordering::Relaxed))
+    }
+
+    /// The store says what time it is. True if that is another time than the one signed with.
+    fn take_time(&self, signed_ms: u64, headers: &HeaderMap) -> bool {
+        let date = headers.get(DATE).and_then(|value| value.to_str().ok());
+        let theirs = date.and_then(|date| httpdate::parse_http_date(date).ok());
+        let Some(theirs) = theirs.and_then(|it| it.duration_since(UNIX_EPOCH).ok()) else {
+            return false;
+        };
+        let theirs_ms = u64::try_from(theirs.as_millis()).unwrap_or(u64::MAX);
+        if theirs_ms.abs_diff(signed_ms) < SKEW_MIN_MS {
+            return false;
+        }
+        let ours_ms = self.clock.unix_ms();
+        let skew_ms = theirs_ms.wrapping_sub(ours_ms).cast_signed();
+        self.skew_ms.store(skew_ms, Ordering::Relaxed);
+        let seconds = skew_ms / 1000;
+        tracing::warn!(bucket = %self.bucket_url, seconds, "this machine's clock is wrong, or the store's: \
+            requests are signed with the store's time from now on; set the clock");
+        true
+    }
+
     fn object_uri(&self, key: &str) -> Result<String, Failure> {
         // URL parsers resolve such parts even when they are percent-encoded.
         if key.is_empty() || key.split('/').any(|part| part == "." || part == "..") {
@@ -87,7 +120,7 @@ impl S3Backend {
         *request.uri_mut() =
             uri.parse().map_err(|e| Failure::Malformed(format!("{uri:?} is no URL: {e}")))?;
         *request.headers_mut() = headers;
-        let mut generation = None;
+        let (mut generation, mut signed_ms) = (None, 0);
         if let Some(credentials) = &self.credentials {
             let (credential, number) =
                 watchdog.guard(credentials.get()).await.map_err(|failure| {
@@ -100,9 +133,9 @@ impl S3Backend {
             generation = Some(number);
             let (path, query) = (request.uri().path().to_owned(), request.uri().query());
             let query = query.unwrap_or_default().to_owned();
-            let now = self.clock.unix_ms();
+            signed_ms = self.signing_ms();
             self.signer
-                .sign(&credential, now, &path, &query, request.headers_mut())
+                .sign(&credential, signed_ms, &path, &query, request.headers_mut())
                 .map_err(|why| Failure::CredentialsMissing(format!("cannot sign: {why}")))?;
         }
         let response = watchdog.guard(self.http.execute(request)).await?;
@@ -110,7 +143,11 @@ impl S3Backend {
         if response.status().is_success() {
             return Ok(response);
         }
+        let headers = response.headers().clone();
         let failure = self.status_failure(response, watchdog).await;
+        if generation.is_some() && failure.is_skewed() && self.take_time(signed_ms, &headers) {
+            return Err(Failure::ClockSkewed(failure.text()));
+        }
         match (&self.credentials, generation) {
             (Some(credentials), Some(generation))
                 if failure.is_expired_token() && credentials.renew(generation) =>

@@ -134,12 +134,36 @@ async fn a_redirect_to_another_region_names_it() {
     assert!(!sent.contains("authorization"), "a signature went to another host: {sent}");
 }
 
+const SKEWED: &str = "<Error><Code>RequestTimeTooSkewed</Code><Message>m</Message></Error>";
+
 #[tokio::test]
 async fn a_wrong_clock_is_named() {
-    let body = "<Error><Code>RequestTimeTooSkewed</Code><Message>m</Message></Error>";
-    let error = read(http("403 Forbidden", "", body), 0..10).await.expect_err("refused");
-    assert!(matches!(error, ReadError::Forbidden { .. }), "{error}");
-    assert!(error.to_string().contains("clock"), "{error}");
+    // Without a date, and with ours: there is no other time to sign with.
+    let now = httpdate::fmt_http_date(std::time::SystemTime::now());
+    for headers in [String::new(), format!("date: {now}\r\n"), "date: nonsense\r\n".into()] {
+        let error =
+            read(http("403 Forbidden", &headers, SKEWED), 0..10).await.expect_err("refused");
+        assert!(matches!(error, ReadError::Forbidden { .. }), "{error}");
+        assert!(error.to_string().contains("clock"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn where_the_clocks_differ_the_store_s_time_is_signed_with() {
+    let date = "date: Tue, 03 Jan 2034 04:05:06 GMT\r\n";
+    let server = canned(move |number| match number {
+        0 => http("403 Forbidden", date, SKEWED),
+        _ => http("200 OK", "", EMPTY_LISTING),
+    })
+    .await;
+    let store = store_on(&server);
+    store.list(&FIRST).await.expect("the second try is right");
+    store.list(&FIRST).await.expect("and so are those after it");
+    let requests = server.requests.lock().clone();
+    let signed: Vec<bool> =
+        requests.iter().map(|it| it.contains("x-amz-date: 20340103T0405")).collect();
+    assert_eq!(signed, [false, true, true], "{requests:#?}");
+    assert_eq!(store.stats().retries(RetryCause::Credentials), 1);
 }
 
 #[tokio::test]
