@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use feedline_model::Clock;
+use tokio::task::JoinSet;
 
 use crate::fault::Reason;
 use crate::link::{Handover, Joined, Link, LinkCounters};
@@ -20,6 +21,7 @@ use crate::placement::NodeId;
 use crate::serve::{Serve, Served};
 use crate::server::Server;
 use crate::timer::ClockTimer;
+use crate::tls::{Tls, TlsNet, TlsStatus};
 use crate::wire::{HelloAnswer, WIRE};
 
 /// How long a start waits for the peers' first answers: several round trips. Who answers later is
@@ -46,6 +48,8 @@ pub struct Cluster {
     serve: Arc<Serve>,
     load_queues: LoadQueues,
     clock: Arc<dyn Clock>,
+    tls: Option<Arc<Tls>>,
+    _renewals: JoinSet<()>,
 }
 
 impl Cluster {
@@ -61,7 +65,11 @@ impl Cluster {
     ) -> Result<Self, ClusterError> {
         let address = config.listen;
         let failed = |source| ClusterError::Listen { address, source };
-        let listener = parts.net.listen(address).map_err(failed)?;
+        let net = match &parts.tls {
+            Some(tls) => TlsNet::over(parts.net, Arc::clone(tls)),
+            None => parts.net,
+        };
+        let listener = net.listen(address).map_err(failed)?;
         let hello = HelloAnswer {
             wire: WIRE,
             version: config.version,
@@ -71,7 +79,7 @@ impl Cluster {
         };
         let world = World {
             me: Arc::new(Me { hello, token: config.token }),
-            net: parts.net,
+            net,
             timer: ClockTimer::new(Arc::clone(&parts.clock)),
             clock: Arc::clone(&parts.clock),
             entropy: parts.entropy,
@@ -90,6 +98,11 @@ impl Cluster {
             guest: parts.guest,
             loads: OnceLock::new(),
         });
+        let mut renewals = JoinSet::new();
+        if let Some(tls) = &parts.tls {
+            let renewed = Arc::clone(tls).renew(world.runtime.clone());
+            renewals.spawn_on(renewed, &world.runtime);
+        }
         let server = Server::start(listener, Arc::clone(&serve), world.clone());
         let roster = Arc::new(Roster::new(config.node, config.quota_bytes));
         let peers = Peers::new(world);
@@ -105,7 +118,19 @@ impl Cluster {
         });
         let (node, clock) = (config.node, parts.clock);
         let load_queues = LoadQueues::default();
-        Ok(Self { node, link, roster, peers, list, server, serve, load_queues, clock })
+        Ok(Self {
+            node,
+            link,
+            roster,
+            peers,
+            list,
+            server,
+            serve,
+            load_queues,
+            clock,
+            tls: parts.tls,
+            _renewals: renewals,
+        })
     }
 
     /// From now on peers may have files brought in here. Once at most.
@@ -160,6 +185,7 @@ impl Cluster {
             served: get(&self.serve.served.objects),
             bytes_served: get(&self.serve.served.bytes),
             refused: get(&self.serve.served.refused),
+            tls: self.tls.as_ref().map(|tls| tls.status()),
             peers: self.peers.all().iter().map(peer).collect(),
         }
     }
@@ -270,6 +296,8 @@ pub struct ClusterStatus {
     pub bytes_served: u64,
     /// Items that were asked for and not served.
     pub refused: u64,
+    /// This node's certificate; `None`: no TLS.
+    pub tls: Option<TlsStatus>,
     /// Each peer, by address.
     pub peers: Vec<PeerStatus>,
 }

@@ -1,8 +1,10 @@
 //! Why a peer did not give what it was asked for, sorted by what to do about it.
 
 use std::fmt;
+use std::io;
 use std::time::Duration;
 
+use crate::net::Untrusted;
 use crate::wire::{FaultKind, Garbage, ItemFault};
 
 /// How long a peer is passed by at least after it could not be reached: a restart takes about as long.
@@ -110,6 +112,14 @@ impl Fault {
             cause = inner.source();
         }
         Self::new(Reason::Unreachable, message)
+    }
+
+    /// Somebody is there and is not trusted, or nobody is.
+    pub(crate) fn no_connection(error: &io::Error) -> Self {
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<Untrusted>()) {
+            Some(untrusted) => Self::new(Reason::Refused, untrusted.to_string()),
+            None => Self::unreachable(error),
+        }
     }
 
     /// What a frame of [`crate::wire::FrameKind::Fault`] says.

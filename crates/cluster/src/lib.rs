@@ -27,7 +27,7 @@
 //! # Reading order
 //!
 //! [`placement`], [`membership`], `link` (one read, followed), `batch`, `peer` and `answer` (asking), `health`,
-//! `server` and `serve` (answering), `load` (files brought in by their owners), `marks`, [`wire`], `token`, `net` and `timer` (the world); `cluster` puts them together.
+//! `server` and `serve` (answering), `load` (files brought in by their owners), `marks`, [`wire`], `token`, `tls`, `net` and `timer` (the world); `cluster` puts them together.
 
 mod answer;
 mod batch;
@@ -46,6 +46,7 @@ pub mod placement;
 mod serve;
 mod server;
 mod timer;
+mod tls;
 mod token;
 pub mod wire;
 
@@ -53,7 +54,8 @@ pub use cluster::{Cluster, ClusterError, ClusterStatus, PeerState, PeerStatus};
 pub use fault::{Fault, Reason};
 pub use link::Link;
 pub use load::{LoadPlace, Loads};
-pub use net::{Listener, Net, Stream, Tcp};
+pub use net::{Accepted, Client, Listener, Net, Opened, Stream, Tcp};
 pub use parts::{BodyError, ClusterConfig, ClusterParts, Entropy, Guest, LocalCopies, PortBody};
 pub use placement::NodeId;
+pub use tls::{Tls, TlsFiles, TlsStatus};
 pub use token::{TOKEN_BYTES_MIN, Token};

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
@@ -48,8 +49,63 @@ pub trait Listener: Send {
     /// # Errors
     ///
     /// Of one connection, or for want of descriptors: the port stays open.
-    async fn accept(&mut self) -> io::Result<(Box<dyn Stream>, SocketAddr)>;
+    async fn accept(&mut self) -> io::Result<Accepted>;
 }
+
+/// A connection that came in. Nothing was waited for yet that its other end has to do.
+pub struct Accepted {
+    /// Where it comes from.
+    pub from: SocketAddr,
+    /// Makes it ready for use, as slowly as its other end likes.
+    pub opening: BoxFuture<'static, io::Result<Opened>>,
+}
+
+impl fmt::Debug for Accepted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Accepted({})", self.from)
+    }
+}
+
+impl Accepted {
+    /// A connection that is ready, from somebody whom nobody asked who he is.
+    #[must_use]
+    pub fn plain(stream: Box<dyn Stream>, from: SocketAddr) -> Self {
+        let opened = Opened { stream, client: Client::Unasked };
+        Self { from, opening: Box::pin(std::future::ready(Ok(opened))) }
+    }
+}
+
+/// A connection that is ready for use.
+pub struct Opened {
+    /// What is said on it.
+    pub stream: Box<dyn Stream>,
+    /// Whether its other end is a node.
+    pub client: Client,
+}
+
+impl fmt::Debug for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Opened({:?})", self.client)
+    }
+}
+
+/// What is known of the end that opened a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Client {
+    /// The connection itself asks nobody.
+    Unasked,
+    /// A node: its certificate says so.
+    Proved,
+    /// No node, in words to itself; a guest's client may be one all the same.
+    Unproved(String),
+    /// It does not even speak TLS, which everybody must: the answer to all that it asks.
+    Plain(&'static str),
+}
+
+/// Why a connection is of no use though somebody is there: trust, not reach. The inside of an [`io::Error`].
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Untrusted(pub(crate) String);
 
 /// TCP, with the tasks of this runtime.
 #[derive(Debug, Clone)]
@@ -84,7 +140,7 @@ impl Listener for TcpPort {
         self.address
     }
 
-    async fn accept(&mut self) -> io::Result<(Box<dyn Stream>, SocketAddr)> {
+    async fn accept(&mut self) -> io::Result<Accepted> {
         let (stream, from) = self.listener.accept().await?;
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "no TCP_NODELAY");
@@ -93,6 +149,6 @@ impl Listener for TcpPort {
         if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(&stream, taken_within) {
             tracing::debug!(%error, "no TCP_USER_TIMEOUT");
         }
-        Ok((Box::new(stream), from))
+        Ok(Accepted::plain(Box::new(stream), from))
     }
 }

@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 
 use crate::net::Net;
 use crate::placement::NodeId;
+use crate::tls::Tls;
 use crate::token::{Nonce, Token};
 
 /// Whether a node keeps what others own.
@@ -66,6 +67,8 @@ pub struct ClusterParts {
     pub mounted: Vec<(SourceId, String)>,
     /// How other nodes are reached.
     pub net: Arc<dyn Net>,
+    /// With what this node proves over `net` to be one, and by what it knows the others; `None`: no TLS.
+    pub tls: Option<Arc<Tls>>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Randomness, good enough for secrets.

@@ -285,7 +285,7 @@ impl Peer {
 
     async fn connect(&self) -> Result<Line, Fault> {
         let stream = self.world.net.connect(&self.address).await;
-        let stream = stream.map_err(|error| Fault::unreachable(&error))?;
+        let stream = stream.map_err(|error| Fault::no_connection(&error))?;
         let handshake = Builder::new(OnRuntime(self.world.runtime.clone()))
             .timer(self.world.timer.clone())
             .initial_stream_window_size(STREAM_WINDOW_BYTES)

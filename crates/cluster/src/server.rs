@@ -2,6 +2,7 @@
 //!
 //! # Invariants
 //!
+//! - Over TLS only who has proved to be a node speaks as one; who does not speak TLS then is told so and no more.
 //! - A connection says hello before anything else of `/peer/` is answered; with a token, only who
 //!   proves to know it is let in, and a nonce is good for one proof.
 //! - A request of another wire version is refused in words that both ends can read.
@@ -9,12 +10,14 @@
 //! - Connections, streams on them, headers and bodies all have a maximum.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
@@ -28,7 +31,7 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::load;
-use crate::net::{Listener, Stream};
+use crate::net::{Accepted, Client, Listener, Opened};
 use crate::parts::{OnRuntime, PortBody, within};
 use crate::peer::World;
 use crate::serve::Serve;
@@ -67,12 +70,20 @@ pub(crate) struct Server {
 }
 
 /// What one connection remembers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Connection {
+    client: Client,
     has_spoken: AtomicBool,
     is_let_in: AtomicBool,
     /// The nonce of a challenge that was not answered yet.
     nonce: Mutex<Option<Nonce>>,
+}
+
+impl Connection {
+    fn of(client: Client) -> Self {
+        let (has_spoken, is_let_in) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { client, has_spoken, is_let_in, nonce: Mutex::default() }
+    }
 }
 
 impl Server {
@@ -98,23 +109,26 @@ async fn accept(mut listener: Box<dyn Listener>, serve: Arc<Serve>, world: World
     // Owned here, so that the end of this task closes every connection.
     let mut connections = JoinSet::new();
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let runtime = world.runtime.clone();
     loop {
         tokio::select! {
             // In this order: those that ended make room first, and a seed gives one order.
             biased;
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, from)) => {
+                Ok(Accepted { from, opening }) => {
                     let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
                         tracing::warn!(%from, "more than {CONNECTIONS_MAX} connections: refused");
                         continue;
                     };
-                    let connected = connection(stream, Arc::clone(&serve), world.clone());
+                    let (serve, world) = (Arc::clone(&serve), world.clone());
                     let task = async move {
-                        connected.await;
+                        if let Some(opened) = open(from, opening, &world).await {
+                            connection(opened, serve, world.clone()).await;
+                        }
                         drop(permit);
                     };
-                    connections.spawn_on(task, &world.runtime);
+                    connections.spawn_on(task, &runtime);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a peer");
@@ -125,8 +139,28 @@ async fn accept(mut listener: Box<dyn Listener>, serve: Arc<Serve>, world: World
     }
 }
 
-async fn connection(stream: Box<dyn Stream>, serve: Arc<Serve>, world: World) {
-    let state = Arc::new(Connection::default());
+/// A connection made ready, unless its other end takes too long or makes no sense.
+async fn open(
+    from: SocketAddr,
+    opening: BoxFuture<'static, io::Result<Opened>>,
+    world: &World,
+) -> Option<Opened> {
+    match within(&*world.clock, SPEAK_WITHIN, opening).await {
+        Some(Ok(opened)) => Some(opened),
+        Some(Err(error)) => {
+            tracing::debug!(%from, %error, "a connection that came to nothing");
+            None
+        }
+        None => {
+            tracing::debug!(%from, "a connection that said nothing");
+            None
+        }
+    }
+}
+
+async fn connection(opened: Opened, serve: Arc<Serve>, world: World) {
+    let Opened { stream, client } = opened;
+    let state = Arc::new(Connection::of(client));
     let mut builder = Builder::new(OnRuntime(world.runtime.clone()));
     builder
         .http1()
@@ -179,6 +213,9 @@ async fn answer(
 ) -> Response<PortBody> {
     let is_of_peer = [HELLO_PATH, READ_PATH, LOAD_PATH].contains(&request.uri().path())
         && (request.method() == Method::POST || request.headers().contains_key(WIRE_HEADER));
+    if let Client::Plain(why) = state.client {
+        return with_version(refuse(StatusCode::FORBIDDEN, why));
+    }
     match &serve.guest {
         Some(guest) if !is_of_peer => guest.answer(request).await,
         _ => with_version(answer_peer(state, serve, world, request).await),
@@ -204,6 +241,10 @@ async fn answer_peer(
         let said = said.unwrap_or("none");
         let message = format!("you speak version {said} between nodes, this one {WIRE}");
         return refuse(StatusCode::BAD_REQUEST, message);
+    }
+    if let Client::Unproved(why) = &state.client {
+        tracing::debug!(why, "a request between nodes from who is none");
+        return refuse(StatusCode::FORBIDDEN, why);
     }
     if !is_hello && !state.is_let_in.load(Ordering::Acquire) {
         return refuse(StatusCode::UNAUTHORIZED, "say hello first");

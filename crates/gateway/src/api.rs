@@ -262,8 +262,20 @@ pub struct ClusterStatus {
     /// What S3 clients read at the same address.
     #[serde(default)]
     pub s3: S3Status,
+    /// This node's certificate; `None`: its port speaks no TLS.
+    #[serde(default)]
+    pub tls: Option<TlsStatus>,
     /// Each other node that was configured.
     pub peers: Vec<PeerStatus>,
+}
+
+/// The certificate of a node.
+#[derive(Debug, Clone, Serialize, Deserialize, Default)]
+pub struct TlsStatus {
+    /// When it ends, in seconds since 1970.
+    pub expires_unix_s: u64,
+    /// Why newer files are not used, or that it ends soon.
+    pub trouble: Option<String>,
 }
 
 /// The S3 endpoint of a node. Counters run since the mount.

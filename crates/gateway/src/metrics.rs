@@ -168,6 +168,15 @@ pub const METRICS: &[Metric] = &[
     counter("feedline_cluster_served_bytes_total", "bytes", "Bytes served to peers.", |s| {
         of_cluster(s, |c| c.bytes_to_peers)
     }),
+    gauge(
+        "feedline_cluster_certificate_expiry_timestamp_seconds",
+        "seconds",
+        "When this node's certificate ends.",
+        |s| {
+            let tls = s.cluster.iter().filter_map(|cluster| cluster.tls.as_ref());
+            tls.map(|tls| (Vec::new(), tls.expires_unix_s as f64)).collect()
+        },
+    ),
     counter("feedline_s3_requests_total", "", "Requests of S3 clients to this node.", |s| {
         of_cluster(s, |c| c.s3.requests)
     }),

@@ -5,7 +5,7 @@ use std::io::{self, Read as _};
 use std::path::Path;
 use std::sync::Arc;
 
-use feedline_cluster::{Cluster, ClusterConfig, ClusterParts, Entropy, Link, NodeId, Tcp};
+use feedline_cluster::{Cluster, ClusterConfig, ClusterParts, Entropy, Link, NodeId, Tcp, Tls};
 use feedline_gateway::S3Endpoint;
 use feedline_model::Clock;
 use tokio::runtime::Handle;
@@ -15,7 +15,7 @@ use crate::config::{ClusterSettings, ResolvedConfig};
 use crate::files;
 use crate::role::StartError;
 use crate::s3;
-use crate::secrets::Secrets;
+use crate::secrets::{self, Secrets};
 
 /// The share of the buffer that may be on its way to peers: as much again as fetches may take would
 /// double what the operator set.
@@ -31,6 +31,7 @@ pub(crate) async fn join(
     tasks: &Handle,
 ) -> Result<(Cluster, S3Endpoint), StartError> {
     let secrets = secrets(settings)?;
+    let tls = tls(settings, &secrets, clock)?;
     let s3 = s3::endpoint(config, settings, &secrets, chain, clock, tasks);
     let entropy = Entropy::new(random);
     let quota_bytes = chain.cache.stats().dirs.iter().map(|dir| dir.quota_bytes).sum();
@@ -52,6 +53,7 @@ pub(crate) async fn join(
         index: Arc::clone(&chain.cache) as _,
         mounted: chain.mounted.iter().map(|it| (it.source, it.prefix.clone())).collect(),
         net: Arc::new(Tcp(tasks.clone())),
+        tls,
         clock: Arc::clone(clock),
         entropy,
         guest: Some(s3::guest(&s3)),
@@ -67,10 +69,26 @@ pub(crate) async fn join(
 fn secrets(settings: &ClusterSettings) -> Result<Secrets, StartError> {
     let Some(dir) = &settings.secrets_dir else { return Ok(Secrets::default()) };
     let secrets = Secrets::read(dir)?;
-    if secrets.token.is_none() && !settings.is_open() {
+    if !secrets.close_the_port() && !settings.is_open() {
         return Err(StartError::Open { listen: settings.listen, secrets: dir.clone() });
     }
     Ok(secrets)
+}
+
+/// With what this node proves to be one, read again from time to time; `None`: the port speaks no TLS.
+fn tls(
+    settings: &ClusterSettings,
+    secrets: &Secrets,
+    clock: &Arc<dyn Clock>,
+) -> Result<Option<Arc<Tls>>, StartError> {
+    let (Some(dir), Some(first)) = (settings.secrets_dir.clone(), secrets.tls.clone()) else {
+        return Ok(None);
+    };
+    let path = dir.clone();
+    let read = move || secrets::tls_files(&dir)?.ok_or_else(|| "its files of TLS are gone".into());
+    let tls = Tls::new(first, read, Arc::clone(clock));
+    let tls = tls.map_err(|why| StartError::Secrets { path, why })?;
+    Ok(Some(Arc::new(tls)))
 }
 
 /// The node's id: drawn once, then kept beside the objects that it says whose they are.
@@ -125,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_others_can_reach_needs_a_token_or_the_operators_word() {
+    fn a_port_that_others_can_reach_needs_a_secret_or_the_operators_word() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("s3-keys"), "AK SK").unwrap();
         let settings = |listen: &str, insecure| ClusterSettings {
@@ -141,5 +159,9 @@ mod tests {
         assert!(secrets(&settings("127.0.0.1:7001", false)).is_ok());
         fs::write(dir.path().join("token"), "0123456789abcdef0123456789abcdef").unwrap();
         assert!(secrets(&settings("0.0.0.0:7001", false)).unwrap().token.is_some());
+        fs::remove_file(dir.path().join("token")).unwrap();
+        let authority = feedline_testkit::Authority::new();
+        authority.for_names(&["localhost"]).write(dir.path()).unwrap();
+        assert!(secrets(&settings("0.0.0.0:7001", false)).unwrap().token.is_none());
     }
 }

@@ -86,8 +86,8 @@ pub enum StartError {
     Secrets { path: PathBuf, why: String },
 
     /// Nothing says who may use a port that other machines can reach.
-    #[error("--listen: {listen} can be reached from other machines, and {} holds no token: add one, or give \
-             insecure if all who can reach it may read the bucket", secrets.display())]
+    #[error("--listen: {listen} can be reached from other machines, and {} holds neither a token nor ca.crt, \
+             tls.crt and tls.key: add either, or give insecure if all who can reach it may read the bucket", secrets.display())]
     Open { listen: SocketAddr, secrets: PathBuf },
 
     /// The admin socket or the metrics address cannot be had.

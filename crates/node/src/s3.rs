@@ -15,7 +15,7 @@ use crate::secrets::Secrets;
 const SERVE_SHARE: u64 = 4;
 
 /// Why nobody may read, and what to do about it.
-const CLOSED: &str = "S3 is closed on this node: other machines reach its port, or its peers need a token, and it has no S3 \
+const CLOSED: &str = "S3 is closed on this node: other machines reach its port, or its peers need a secret, and it has no S3 \
      keys. Put a file s3-keys with lines of ACCESS_KEY SECRET_KEY into the directory given as cluster_secrets";
 
 /// Who may read. Without keys everybody, where everybody may read anyway: the operator said so, or the port is
@@ -24,7 +24,7 @@ fn access(settings: &ClusterSettings, secrets: &Secrets) -> S3Access {
     match &secrets.s3_keys {
         Some(keys) => S3Access::Keys(keys.clone()),
         None if settings.insecure => S3Access::Anonymous,
-        None if settings.is_open() && secrets.token.is_none() => S3Access::Anonymous,
+        None if settings.is_open() && !secrets.close_the_port() => S3Access::Anonymous,
         None => S3Access::Closed(CLOSED),
     }
 }
@@ -70,7 +70,7 @@ pub(crate) fn guest(endpoint: &S3Endpoint) -> Guest {
 mod tests {
     use super::*;
     use crate::config::LocalCopies;
-    use feedline_cluster::Token;
+    use feedline_cluster::{TlsFiles, Token};
     use feedline_gateway::S3Keys;
 
     #[test]
@@ -85,8 +85,10 @@ mod tests {
         let token = || Token::read(&[b'a'; 32]).ok();
         let none = Secrets::default();
         let with_token = Secrets { token: token(), ..Secrets::default() };
+        let none_of_it = || TlsFiles { ca: Vec::new(), cert: Vec::new(), key: Vec::new() };
+        let with_tls = Secrets { tls: Some(none_of_it()), ..Secrets::default() };
         let keys = Some(S3Keys::parse("AK SK").unwrap());
-        let with_keys = Secrets { s3_keys: keys, token: token() };
+        let with_keys = Secrets { s3_keys: keys, token: token(), ..Secrets::default() };
         let (here, open) = ("127.0.0.1:1", "0.0.0.0:1");
         let label =
             |listen, insecure, secrets| access(&settings(listen, insecure), secrets).label();
@@ -96,6 +98,7 @@ mod tests {
         assert_eq!(label(here, false, &with_token), "closed");
         assert_eq!(label(open, false, &with_token), "closed");
         assert_eq!(label(open, false, &none), "closed");
+        assert_eq!(label(here, false, &with_tls), "closed");
         assert_eq!(label(here, false, &with_keys), "keys");
         assert_eq!(label(open, true, &with_keys), "keys");
     }

@@ -11,7 +11,7 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use feedline_cluster::Token;
+use feedline_cluster::{TlsFiles, Token};
 use feedline_gateway::S3Keys;
 
 use crate::role::StartError;
@@ -22,8 +22,11 @@ const TOKEN: &str = "token";
 /// The key pairs of the S3 gateway.
 const S3_KEYS: &str = "s3-keys";
 
+/// Who signs the certificates of nodes, this node's own, and its key: as cert-manager names them.
+const TLS: [&str; 3] = ["ca.crt", "tls.crt", "tls.key"];
+
 /// Every file that is looked for.
-const NAMES: &[&str] = &[TOKEN, S3_KEYS];
+const NAMES: &[&str] = &[TOKEN, S3_KEYS, TLS[0], TLS[1], TLS[2]];
 
 /// More than any of the files needs; one that is larger is something else.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -38,10 +41,12 @@ pub(crate) struct Secrets {
     pub(crate) token: Option<Token>,
     /// With what S3 clients sign.
     pub(crate) s3_keys: Option<S3Keys>,
+    /// With what it proves to be a node; looked at again while it runs.
+    pub(crate) tls: Option<TlsFiles>,
 }
 
 impl Secrets {
-    /// Reads all files once; what changes later is seen at the next start.
+    /// Reads all files once; what changes later is seen at the next start, unless it is of TLS.
     pub(crate) fn read(dir: &Path) -> Result<Self, StartError> {
         let failed = |why: String| StartError::Secrets { path: dir.to_owned(), why };
         fs::read_dir(dir).map_err(|error| failed(error.to_string()))?;
@@ -56,35 +61,75 @@ impl Secrets {
             let keys = text.and_then(|text| S3Keys::parse(&text));
             keys.map_err(|why| StartError::Secrets { path: file, why })
         });
-        Ok(Self { token: token.transpose()?, s3_keys: s3_keys.transpose()? })
+        let tls = tls_files(dir).map_err(failed)?;
+        if tls.is_some() {
+            warn_of_readers(&dir.join(TLS[2]));
+        }
+        Ok(Self { token: token.transpose()?, s3_keys: s3_keys.transpose()?, tls })
     }
+
+    /// True if nobody is let in as a peer who does not prove to be one.
+    pub(crate) fn close_the_port(&self) -> bool {
+        self.token.is_some() || self.tls.is_some()
+    }
+}
+
+/// The files of TLS as they are now: all three, or none.
+pub(crate) fn tls_files(dir: &Path) -> Result<Option<TlsFiles>, String> {
+    let mut missing = Vec::new();
+    let mut texts = Vec::new();
+    for name in TLS {
+        match read_text(&dir.join(name)).map_err(|why| format!("{name}: {why}"))? {
+            Some(text) => texts.push(text),
+            None => missing.push(name),
+        }
+    }
+    let [ca, cert, key] = match <[Vec<u8>; 3]>::try_from(texts) {
+        Ok(texts) => texts,
+        Err(texts) if texts.is_empty() => return Ok(None),
+        Err(_) => {
+            let (all, missing) = (TLS.join(", "), missing.join(" and "));
+            return Err(format!("holds no {missing}: TLS needs {all}, all of them or none"));
+        }
+    };
+    Ok(Some(TlsFiles { ca, cert, key }))
 }
 
 /// A file and what it holds; `None` if it is not there.
 fn read_file(file: &Path) -> Result<Option<(PathBuf, Vec<u8>)>, StartError> {
-    let mut text = Vec::new();
-    let mut read = || -> io::Result<bool> {
-        let opened = match File::open(file) {
-            Ok(opened) => opened,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(error),
-        };
-        if opened.metadata()?.permissions().mode() & WORLD_READS != 0 {
-            tracing::warn!(
-                file = %file.display(),
-                "everybody on this machine can read this secret: chmod o-r, or in Kubernetes \
-                 defaultMode 0400"
-            );
-        }
-        opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut text)?;
-        Ok(true)
-    };
     let failed = |why: String| StartError::Secrets { path: file.to_owned(), why };
-    let is_there = read().map_err(|error| failed(error.to_string()))?;
-    if FILE_BYTES_MAX < text.len() as u64 {
-        return Err(failed(format!("is larger than {} KiB", FILE_BYTES_MAX >> 10)));
+    let text = read_text(file).map_err(failed)?;
+    if text.is_some() {
+        warn_of_readers(file);
     }
-    Ok(is_there.then(|| (file.to_owned(), text)))
+    Ok(text.map(|text| (file.to_owned(), text)))
+}
+
+/// What a file holds; `None` if it is not there.
+fn read_text(file: &Path) -> Result<Option<Vec<u8>>, String> {
+    let opened = match File::open(file) {
+        Ok(opened) => opened,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.to_string()),
+    };
+    let mut text = Vec::new();
+    opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut text).map_err(|error| error.to_string())?;
+    if FILE_BYTES_MAX < text.len() as u64 {
+        return Err(format!("is larger than {} KiB", FILE_BYTES_MAX >> 10));
+    }
+    Ok(Some(text))
+}
+
+/// Says so if everybody can read a secret.
+fn warn_of_readers(file: &Path) {
+    let mode = fs::metadata(file).map(|metadata| metadata.permissions().mode());
+    if mode.is_ok_and(|mode| mode & WORLD_READS != 0) {
+        tracing::warn!(
+            file = %file.display(),
+            "everybody on this machine can read this secret: chmod o-r, or in Kubernetes \
+             defaultMode 0400"
+        );
+    }
 }
 
 #[cfg(test)]
@@ -124,6 +169,22 @@ mod tests {
         let secrets = Secrets::read(dir.path()).unwrap();
         assert!(secrets.token.is_none() && secrets.s3_keys.is_some());
         assert!(!format!("{secrets:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn the_files_of_tls_are_all_there_or_the_missing_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = feedline_testkit::Authority::new().for_names(&["localhost"]);
+        files.write(dir.path()).unwrap();
+        let secrets = Secrets::read(dir.path()).unwrap();
+        assert!(secrets.tls.as_ref().is_some_and(|tls| tls.key == files.key.as_bytes()));
+        assert!(secrets.close_the_port() && !format!("{secrets:?}").contains("BEGIN"));
+        fs::remove_file(dir.path().join("ca.crt")).unwrap();
+        let said_of_one = said(dir.path());
+        assert!(said_of_one.contains("holds no ca.crt: TLS needs ca.crt, tls.crt, tls.key"));
+        fs::remove_file(dir.path().join("tls.key")).unwrap();
+        let said_of_two = said(dir.path());
+        assert!(said_of_two.contains("holds no ca.crt and tls.key"), "{said_of_two}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use feedline_cluster::{LocalCopies, PeerState};
 use feedline_gateway::api::{
     CacheDirStatus, ClusterStatus, DataSetStatus, FillStatus, MountedSource, NamespaceStatus,
-    PeerStatus, ReadStatus, S3Status, Status,
+    PeerStatus, ReadStatus, S3Status, Status, TlsStatus,
 };
 use feedline_store::{RetryCause, Verb};
 
@@ -177,6 +177,9 @@ fn cluster(node: &NodeAdmin) -> Option<ClusterStatus> {
         bytes_to_peers: now.bytes_served,
         refused: now.refused,
         s3: s3(node),
+        tls: now
+            .tls
+            .map(|tls| TlsStatus { expires_unix_s: tls.expires_unix_s, trouble: tls.trouble }),
         peers: peers.collect(),
     })
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use feedline_cluster::{Listener, Net, Stream};
+use feedline_cluster::{Accepted, Listener, Net, Stream};
 use parking_lot::Mutex;
 
 use crate::clock::{Pause, SimClock};
@@ -263,7 +263,7 @@ impl Listener for SimPort {
         self.address
     }
 
-    async fn accept(&mut self) -> io::Result<(Box<dyn Stream>, SocketAddr)> {
+    async fn accept(&mut self) -> io::Result<Accepted> {
         let end = poll_fn(|context| {
             if self.shared.pauses[self.host].holds(context) {
                 return Poll::Pending;
@@ -280,7 +280,7 @@ impl Listener for SimPort {
         })
         .await;
         let from = SocketAddr::new(address(end.inn.from).ip(), 0);
-        Ok((Box::new(end), from))
+        Ok(Accepted::plain(Box::new(end), from))
     }
 }
 

@@ -112,6 +112,7 @@ impl Node {
             index: served as _,
             mounted: vec![(SOURCE, "train/".into())],
             net: Arc::clone(&self.net),
+            tls: None,
             guest: None,
             clock: Arc::new(self.clock.clone()),
             entropy: self.entropy(),

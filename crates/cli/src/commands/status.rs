@@ -221,7 +221,7 @@ fn fill_fact(fill: &FillStatus) -> Option<String> {
 }
 
 /// The node among the others, and what passed between them.
-fn cluster_facts(cluster: &ClusterStatus) -> [(&'static str, String); 3] {
+fn cluster_facts(cluster: &ClusterStatus) -> Vec<(&'static str, String)> {
     let members = format!(
         "{} nodes with {} together, epoch {} ({}); this is {} at {}, local copies {}",
         output::count(cluster.members),
@@ -241,7 +241,8 @@ fn cluster_facts(cluster: &ClusterStatus) -> [(&'static str, String); 3] {
         output::count(cluster.fell_back),
     );
     let s3 = format!(
-        "http://{} ({}), {} requests ({} with an error), {} sent",
+        "{}://{} ({}), {} requests ({} with an error), {} sent",
+        if cluster.tls.is_some() { "https" } else { "http" },
         cluster.address,
         match cluster.s3.access.as_str() {
             "keys" => "signed with a key of s3-keys",
@@ -252,7 +253,15 @@ fn cluster_facts(cluster: &ClusterStatus) -> [(&'static str, String); 3] {
         output::count(cluster.s3.errors),
         output::bytes(cluster.s3.bytes),
     );
-    [("cluster", members), ("peers", traffic), ("s3 reads", s3)]
+    let mut facts = vec![("cluster", members), ("peers", traffic), ("s3 reads", s3)];
+    if let Some(tls) = &cluster.tls {
+        let until = i64::try_from(tls.expires_unix_s).unwrap_or_default();
+        let until = output::time(until * 1000);
+        let trouble = tls.trouble.iter().map(|trouble| format!("; {trouble}"));
+        facts
+            .push(("tls", format!("certificate until {until} UTC{}", trouble.collect::<String>())));
+    }
+    facts
 }
 
 fn peer_table(peers: &[PeerStatus]) -> Table {

@@ -12,7 +12,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use feedline_cluster::wire::{HELLO_PATH, HelloAnswer, WIRE, WIRE_HEADER};
 use feedline_cluster::{
-    Cluster, ClusterConfig, ClusterParts, Entropy, Guest, Link, LocalCopies, NodeId, Tcp, Token,
+    Cluster, ClusterConfig, ClusterParts, Entropy, Guest, Link, LocalCopies, NodeId, Tcp, Tls,
+    Token,
 };
 use feedline_model::{
     BlockSource, CachedFile, Object, ObjectHolder, ObjectId, ObjectIndex, Priority, Push,
@@ -108,6 +109,7 @@ pub(crate) struct Plan {
     /// Of the keys that are mounted.
     pub(crate) prefix: &'static str,
     pub(crate) guest: Option<Guest>,
+    pub(crate) tls: Option<Arc<Tls>>,
 }
 
 impl Default for Plan {
@@ -120,6 +122,7 @@ impl Default for Plan {
             serve_bytes_max: 64 << 20,
             prefix: "",
             guest: None,
+            tls: None,
         }
     }
 }
@@ -168,6 +171,7 @@ impl Plan {
             index: Arc::clone(&cache) as _,
             mounted: vec![(SOURCE, "other/".into()), (SOURCE, self.prefix.into())],
             net: Arc::new(Tcp(Handle::current())),
+            tls: self.tls.clone(),
             clock: RealClock::shared(),
             entropy: entropy(),
             guest: self.guest.clone(),

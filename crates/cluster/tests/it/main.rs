@@ -7,4 +7,5 @@ mod common;
 mod hostile;
 mod loads;
 mod nodes;
+mod tls;
 mod trust;

@@ -12,10 +12,11 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::common::{Node, Plan, SOURCE, addresses, eventually, objects, three};
 
-const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+pub(crate) const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 const OTHER: &str = "fedcba9876543210fedcba9876543210";
 
 fn with(token: Option<&'static str>) -> Plan {
@@ -23,12 +24,15 @@ fn with(token: Option<&'static str>) -> Plan {
 }
 
 /// One connection of somebody who speaks the protocol by hand.
-pub(crate) struct Stranger(SendRequest<Full<Bytes>>);
+pub(crate) struct Stranger(pub(crate) SendRequest<Full<Bytes>>);
 
 impl Stranger {
-    #[expect(clippy::disallowed_methods, reason = "a test owns its tasks")]
     pub(crate) async fn connect(node: &Node) -> Self {
-        let stream = tokio::net::TcpStream::connect(node.cluster.address()).await.unwrap();
+        Self::over(tokio::net::TcpStream::connect(node.cluster.address()).await.unwrap()).await
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a test owns its tasks")]
+    pub(crate) async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Self {
         let (sender, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
                 .await
@@ -67,7 +71,7 @@ impl Stranger {
     }
 }
 
-fn read_of(node: &Node, bucket: &MemorySource) -> Vec<u8> {
+pub(crate) fn read_of(node: &Node, bucket: &MemorySource) -> Vec<u8> {
     let _ = node;
     let object = bucket.insert_seeded("secret", 1, 100);
     let items = vec![Item::new(&object, &object.id(), &(0..100))];

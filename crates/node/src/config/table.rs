@@ -443,7 +443,8 @@ pub const SETTINGS: &[Setting] = &[
         "",
         Kind::Path,
         "A directory with the secrets of listen, each a file that may be absent: token, 32 bytes or more that all \
-         nodes share, only who knows it is let in; s3-keys, lines of ACCESS_KEY SECRET_KEY that S3 clients sign with",
+         nodes share, only who knows it is let in; ca.crt, tls.crt and tls.key, with which nodes \
+         speak TLS and know each other; s3-keys, lines of ACCESS_KEY SECRET_KEY that S3 clients sign with",
     ),
     setting(
         "insecure",
