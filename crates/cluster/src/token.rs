@@ -8,7 +8,7 @@
 //! # Deliberately absent
 //!
 //! - No secrecy and no protection of what follows from somebody who can change packets on the way: that
-//!   is what TLS is for. The token keeps out those who can reach the port.
+//!   is what `tls` is for. The token keeps out those who can reach the port.
 
 use std::fmt;
 use std::sync::Arc;

@@ -5,8 +5,8 @@ use std::io;
 use std::path::Path;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose,
 };
 
 /// Signs what it is asked to.
@@ -63,6 +63,7 @@ impl Authority {
     pub fn new() -> Self {
         let key = KeyPair::generate().expect("keys can be drawn");
         let mut params = CertificateParams::default();
+        params.distinguished_name = named("an authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let certificate = params.self_signed(&key).expect("its own");
@@ -104,12 +105,20 @@ impl Authority {
         let key = KeyPair::generate().expect("keys can be drawn");
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let mut params = CertificateParams::new(names).expect("names");
+        params.distinguished_name = named("a node");
         params.not_before = rcgen::date_time_ymd(from, 1, 1);
         params.not_after = rcgen::date_time_ymd(to, 1, 1);
         params.extended_key_usages = ends.to_vec();
         let cert = params.signed_by(&key, &self.issuer).expect("signed");
         NodeFiles { ca: self.certificate.clone(), cert: cert.pem(), key: key.serialize_pem() }
     }
+}
+
+/// Clients take a certificate that is called as who signed it for one that signed itself.
+fn named(name: &str) -> DistinguishedName {
+    let mut named = DistinguishedName::new();
+    named.push(DnType::CommonName, name);
+    named
 }
 
 impl Default for Authority {

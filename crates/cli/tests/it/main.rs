@@ -25,4 +25,5 @@ mod python;
 mod readme;
 mod s3;
 mod sandbox;
+mod tls;
 mod watchdog;

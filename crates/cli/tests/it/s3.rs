@@ -15,7 +15,7 @@ const TESTS_BEFORE: usize = 10;
 
 const READER_SECRET: &str = "secret-of-the-reader";
 
-fn python() -> PathBuf {
+pub(crate) fn python() -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     std::env::var_os("FEEDLINE_PYTHON")
         .map_or_else(|| manifest.join("../../.venv/bin/python"), PathBuf::from)

@@ -19,7 +19,7 @@ pub(crate) const ACCESS_KEY: &str = "feedline";
 pub(crate) const SECRET_KEY: &str = "feedline-secret";
 
 /// How long anything may take before a test fails: generous, for a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(crate) struct Sandbox {
