@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use feedline_model::Clock;
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use crate::fault::Reason;
@@ -14,6 +15,7 @@ use crate::link::{Handover, Joined, Link, LinkCounters};
 use crate::load::{LoadQueues, Loads};
 use crate::marks::Marks;
 use crate::membership::{Epoch, Membership, Roster};
+use crate::net::Net;
 use crate::parts::{ClusterConfig, ClusterParts, within};
 use crate::peer::{Me, Peer, World};
 use crate::peers::{Peers, StaticList};
@@ -65,10 +67,7 @@ impl Cluster {
     ) -> Result<Self, ClusterError> {
         let address = config.listen;
         let failed = |source| ClusterError::Listen { address, source };
-        let net = match &parts.tls {
-            Some(tls) => TlsNet::over(parts.net, Arc::clone(tls)),
-            None => parts.net,
-        };
+        let (net, renewals) = sealed(parts.net, parts.tls.as_ref(), &parts.runtime);
         let listener = net.listen(address).map_err(failed)?;
         let hello = HelloAnswer {
             wire: WIRE,
@@ -98,11 +97,6 @@ impl Cluster {
             guest: parts.guest,
             loads: OnceLock::new(),
         });
-        let mut renewals = JoinSet::new();
-        if let Some(tls) = &parts.tls {
-            let renewed = Arc::clone(tls).renew(world.runtime.clone());
-            renewals.spawn_on(renewed, &world.runtime);
-        }
         let server = Server::start(listener, Arc::clone(&serve), world.clone());
         let roster = Arc::new(Roster::new(config.node, config.quota_bytes));
         let peers = Peers::new(world);
@@ -200,6 +194,18 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// The network with TLS over it, if there is a certificate, and what looks for a newer one.
+fn sealed(
+    net: Arc<dyn Net>,
+    tls: Option<&Arc<Tls>>,
+    runtime: &Handle,
+) -> (Arc<dyn Net>, JoinSet<()>) {
+    let mut renewals = JoinSet::new();
+    let Some(tls) = tls else { return (net, renewals) };
+    renewals.spawn_on(Arc::clone(tls).renew(runtime.clone()), runtime);
+    (TlsNet::over(net, Arc::clone(tls)), renewals)
 }
 
 fn peer_status(peer: &Peer, epoch: &Epoch) -> PeerStatus {

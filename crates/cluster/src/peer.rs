@@ -317,11 +317,11 @@ impl Peer {
             (StatusCode::OK, None) => decode(&body),
             (StatusCode::OK, Some(_)) => Err(Fault::new(
                 Reason::Refused,
-                "it asks for no token: give it cluster_secrets as well",
+                "it asks for no token: give it the file token in cluster_secrets as well",
             )),
             (StatusCode::UNAUTHORIZED, None) => Err(Fault::new(
                 Reason::Refused,
-                "it wants the cluster's token: give this node cluster_secrets as well",
+                "it wants the cluster's token: give this node the file token in cluster_secrets as well",
             )),
             (StatusCode::UNAUTHORIZED, Some(token)) => {
                 let challenge: Challenge = decode(&body)?;

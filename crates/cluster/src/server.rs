@@ -243,7 +243,9 @@ async fn answer_peer(
         return refuse(StatusCode::BAD_REQUEST, message);
     }
     if let Client::Unproved(why) = &state.client {
-        tracing::debug!(why, "a request between nodes from who is none");
+        if is_hello {
+            tracing::warn!(why, "a peer that does not prove to be a node: refused");
+        }
         return refuse(StatusCode::FORBIDDEN, why);
     }
     if !is_hello && !state.is_let_in.load(Ordering::Acquire) {
