@@ -65,7 +65,7 @@ fn three_nodes_with_certificates_share_and_one_of_another_authority_does_not() {
 }
 
 #[test]
-fn aws_and_boto3_read_over_https_and_check_the_nodes_name() {
+fn aws_reads_over_https_and_check_the_nodes_name() {
     let sandbox = Sandbox::new();
     let at = address(TESTS_BEFORE + 1, 0);
     let host = at.split(':').next().unwrap();
