@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     alluxio, check, completions, config, demo, doctor, hint, load, ls, man, mount, stat, status,
-    umount, usage, watchdog,
+    top, umount, usage, watchdog,
 };
 use crate::failure::{self, Failure, Outcome};
 
@@ -21,6 +21,7 @@ const AFTER_HELP: &str = "Exit codes:
 Examples:
   feedline mount s3://bucket/imagenet /mnt/data --cache /ssd/feedline:500GiB
   feedline status
+  feedline top
   feedline ls --cached -R /mnt/data
   feedline umount /mnt/data
 
@@ -42,22 +43,30 @@ enum Command {
     Mount(mount::Args),
     /// Take a mounted folder away.
     Umount(umount::Args),
-    /// What runs here: hit rate, cache, bucket requests.
+    /// What runs here, and the whole cluster: nodes, hit rate, cache, bucket requests.
     Status(status::Args),
-    /// List a directory, and what of it is on this node.
+    /// The whole cluster live in the terminal: rates, jobs, peers in trouble.
+    Top(top::Args),
+    /// List a directory, and what of it is cached on which node.
     Ls(ls::Args),
     /// Everything about one file or directory.
     Stat(stat::Args),
-    /// How much lies below a path, and how much of it is on this node.
+    /// How much lies below a path, and how much of it is on which node.
     #[command(after_help = "Example:\n  feedline du /mnt/data/train")]
     Du(usage::Args),
     /// Bring data into the cache ahead of its use, and follow the jobs that do.
     Load(load::Args),
-    /// Drop everything below a path from this node's cache (never from the bucket).
-    #[command(after_help = "Pinned files stay. Example:\n  feedline free /mnt/data/old-set")]
+    /// Drop everything below a path from the cache (never from the bucket).
+    #[command(
+        after_help = "Pinned files stay. In a cluster it is dropped on all nodes; --node-only drops it on this one.
+The exit code is 1 when a node did not answer: it is named, and the others are done.\n\nExample:\n  feedline free /mnt/data/old-set"
+    )]
     Free(usage::Args),
     /// Keep everything below a path from eviction.
-    #[command(after_help = "Example:\n  feedline pin /mnt/data/val")]
+    #[command(
+        after_help = "In a cluster each node keeps what it owns of it, so that the whole is kept once; --node-only keeps
+everything here, copies of what others own too. The exit code is 1 when a node did not answer.\n\nExample:\n  feedline pin /mnt/data/val"
+    )]
     Pin(usage::Args),
     /// Take back a pin.
     #[command(after_help = "Example:\n  feedline unpin /mnt/data/val")]
@@ -119,6 +128,7 @@ fn dispatch(command: Command, args: &[OsString]) -> Outcome {
         Command::Mount(mount) => mount::run(&mount, args),
         Command::Umount(args) => umount::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::Ls(args) => ls::run(&args),
         Command::Stat(args) => stat::run(&args),
         Command::Du(args) => usage::run(usage::Verb::Du, &args),

@@ -8,8 +8,8 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use feedline_node::api::{
-    CheckEvent, HintAnswer, HintRequest, LoadFailure, LoadRequest, LoadStatus, LsEntry, PathQuery,
-    SettingInfo, Status, Usage,
+    CheckEvent, HintAnswer, HintRequest, LoadFailure, LoadRequest, LoadStatus, LsEntry,
+    NodeSummary, PathQuery, SettingInfo, Status, Usage,
 };
 use feedline_node::registry::{self, Registered};
 use feedline_node::{Client, ClientError, ItemStream};
@@ -26,6 +26,9 @@ pub(crate) const FS_TYPE: &str = "fuse.feedline";
 
 /// How long a daemon may take for an answer from memory before it counts as hung.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The same where it asks the other nodes first, of which it waits for each for half as long.
+const NODES_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How often a job that is followed is looked at: as often as a person sees a difference.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -141,6 +144,14 @@ impl Daemon {
         self.within(self.client.health()).is_ok()
     }
 
+    /// Lets time pass.
+    pub(crate) fn pause(&self, time: Duration) {
+        self.runtime.block_on(async {
+            // Nothing comes: it ends because the time is over.
+            let _ = tokio::time::timeout(time, std::future::pending::<()>()).await;
+        });
+    }
+
     /// Its process id, as registered: the process may be gone.
     pub(crate) fn pid(&self) -> u32 {
         self.registered.pid
@@ -160,10 +171,18 @@ impl Daemon {
         &self,
         call: impl Future<Output = Result<T, ClientError>>,
     ) -> Result<T, ClientError> {
+        self.within_limit(ANSWER_TIMEOUT, call)
+    }
+
+    fn within_limit<T>(
+        &self,
+        limit: Duration,
+        call: impl Future<Output = Result<T, ClientError>>,
+    ) -> Result<T, ClientError> {
         self.runtime.block_on(async {
-            tokio::time::timeout(ANSWER_TIMEOUT, call).await.unwrap_or_else(|_| {
+            tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
                 let target = self.mountpoint.display().to_string();
-                let cause = format!("no answer within {} s", ANSWER_TIMEOUT.as_secs());
+                let cause = format!("no answer within {} s", limit.as_secs());
                 Err(ClientError::Broken { target, cause })
             })
         })
@@ -191,6 +210,12 @@ impl Daemon {
         self.within(self.client.status()).map_err(|error| failure(&error).into())
     }
 
+    /// Every node of its cluster, this one first; itself alone without one.
+    pub(crate) fn nodes(&self) -> anyhow::Result<Vec<NodeSummary>> {
+        self.within_limit(NODES_TIMEOUT, self.client.nodes())
+            .map_err(|error| failure(&error).into())
+    }
+
     /// Its settings.
     pub(crate) fn config(&self) -> anyhow::Result<Vec<SettingInfo>> {
         self.call(self.client.config())
@@ -202,28 +227,28 @@ impl Daemon {
     }
 
     /// One entry.
-    pub(crate) fn stat(&self, path: String) -> anyhow::Result<LsEntry> {
-        self.call(self.client.stat(&below(path)))
+    pub(crate) fn stat(&self, query: &PathQuery) -> anyhow::Result<LsEntry> {
+        self.call(self.client.stat(query))
     }
 
     /// How much lies below a path.
-    pub(crate) fn du(&self, path: String) -> anyhow::Result<Usage> {
-        self.call(self.client.du(&below(path)))
+    pub(crate) fn du(&self, query: &PathQuery) -> anyhow::Result<Usage> {
+        self.call(self.client.du(query))
     }
 
     /// Drops cached bytes.
-    pub(crate) fn free(&self, path: String) -> anyhow::Result<Usage> {
-        self.call(self.client.free(&below(path)))
+    pub(crate) fn free(&self, query: &PathQuery) -> anyhow::Result<Usage> {
+        self.call(self.client.free(query))
     }
 
     /// Keeps from eviction.
-    pub(crate) fn pin(&self, path: String) -> anyhow::Result<Usage> {
-        self.call(self.client.pin(&below(path)))
+    pub(crate) fn pin(&self, query: &PathQuery) -> anyhow::Result<Usage> {
+        self.call(self.client.pin(query))
     }
 
     /// Takes back a pin.
-    pub(crate) fn unpin(&self, path: String) -> anyhow::Result<Usage> {
-        self.call(self.client.unpin(&below(path)))
+    pub(crate) fn unpin(&self, query: &PathQuery) -> anyhow::Result<Usage> {
+        self.call(self.client.unpin(query))
     }
 
     /// Tells the order of reads.
@@ -283,8 +308,12 @@ impl Daemon {
     }
 
     /// Reads back and verifies.
-    pub(crate) fn check(&self, path: String, each: Each<'_, CheckEvent>) -> anyhow::Result<()> {
-        self.each(self.client.check(&below(path)), each)
+    pub(crate) fn check(
+        &self,
+        query: &PathQuery,
+        each: Each<'_, CheckEvent>,
+    ) -> anyhow::Result<()> {
+        self.each(self.client.check(query), each)
     }
 
     /// Asks it to unmount and end. False: nobody answers, or it hung up on us while ending.
@@ -298,8 +327,8 @@ impl Daemon {
 }
 
 /// A path and everything below it.
-fn below(path: String) -> PathQuery {
-    PathQuery { path, recursive: true, cached: false }
+pub(crate) fn below(path: String, node_only: bool) -> PathQuery {
+    PathQuery { path, recursive: true, cached: false, node_only }
 }
 
 /// True if a Feedline mount is visible at exactly `mountpoint`.

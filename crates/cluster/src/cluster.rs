@@ -10,6 +10,7 @@ use feedline_model::Clock;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
+use crate::ask::Questions;
 use crate::fault::Reason;
 use crate::link::{Handover, Joined, Link, LinkCounters};
 use crate::load::{LoadQueues, Loads};
@@ -96,6 +97,7 @@ impl Cluster {
             served: Served::default(),
             guest: parts.guest,
             loads: OnceLock::new(),
+            questions: OnceLock::new(),
         });
         let server = Server::start(listener, Arc::clone(&serve), world.clone());
         let roster = Arc::new(Roster::new(config.node, config.quota_bytes));
@@ -132,8 +134,17 @@ impl Cluster {
         assert!(self.serve.loads.set(loads).is_ok(), "there is one who brings files in");
     }
 
+    /// From now on peers may ask what `questions` answers. Once at most.
+    pub fn serve_questions(&self, questions: Arc<dyn Questions>) {
+        assert!(self.serve.questions.set(questions).is_ok(), "there is one who answers");
+    }
+
     pub(crate) fn link(&self) -> &Link {
         &self.link
+    }
+
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        &*self.clock
     }
 
     pub(crate) fn load_queues(&self) -> &LoadQueues {

@@ -27,9 +27,11 @@
 //! # Reading order
 //!
 //! [`placement`], [`membership`], `link` (one read, followed), `batch`, `peer` and `answer` (asking), `health`,
-//! `server` and `serve` (answering), `load` (files brought in by their owners), `marks`, [`wire`], `token`, `tls`, `net` and `timer` (the world); `cluster` puts them together.
+//! `server` and `serve` (answering), `load` (files brought in by their owners), `ask` (all other questions), `marks`, [`wire`], `token`, `tls`,
+//! `net` and `timer` (the world); `cluster` puts them together.
 
 mod answer;
+mod ask;
 mod batch;
 mod cluster;
 mod fault;
@@ -50,6 +52,7 @@ mod tls;
 mod token;
 pub mod wire;
 
+pub use ask::{ANSWER_BYTES_MAX, Questions};
 pub use cluster::{Cluster, ClusterError, ClusterStatus, PeerState, PeerStatus};
 pub use fault::{Fault, Reason};
 pub use link::Link;

@@ -23,6 +23,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Semaphore};
 
 use crate::answer::Answer;
+use crate::ask::Reply;
 use crate::fault::{Fault, Reason};
 use crate::health::Health;
 use crate::load::LoadAnswer;
@@ -31,7 +32,7 @@ use crate::parts::{Entropy, OnRuntime, within};
 use crate::timer::ClockTimer;
 use crate::token::{End, Token};
 use crate::wire::{
-    Challenge, Frames, HELLO_PATH, Hello, HelloAnswer, LOAD_PATH, LoadRequest, READ_PATH,
+    ASK_PATH, Challenge, Frames, HELLO_PATH, Hello, HelloAnswer, LOAD_PATH, LoadRequest, READ_PATH,
     REASON_BYTES_MAX, ReadRequest, Refusal, WIRE, WIRE_HEADER, from_hex, hex,
 };
 
@@ -211,8 +212,52 @@ impl Peer {
         Ok(LoadAnswer { body, clock, patience, frames: Frames::default(), _permit: permit })
     }
 
+    /// Sends a question; the answer is still to come.
+    pub(crate) async fn ask_question(&self, question: &impl Serialize) -> Result<Reply, Fault> {
+        let patience = self.health.patience();
+        let permit = Arc::clone(&self.permits).acquire_owned().await;
+        let permit = permit.map_err(|error| Fault::new(Reason::Full, error.to_string()))?;
+        let response = self.send_within(ASK_PATH, question, patience).await?;
+        // A node that is older has its guest answer, which says no version.
+        let is_unknown = response.status() == StatusCode::NOT_FOUND
+            || !response.headers().contains_key(WIRE_HEADER);
+        if is_unknown {
+            let version = self.version().await.unwrap_or_else(|| "another version".into());
+            let message =
+                format!("it runs {version}, which does not know this question: update it");
+            return Err(Fault::new(Reason::NotCached, message));
+        }
+        check_version(response.headers())?;
+        if response.status() != StatusCode::OK {
+            return Err(self.refusal(response, patience).await);
+        }
+        let (body, clock) = (response.into_body(), Arc::clone(&self.world.clock));
+        Ok(Reply { body, clock, patience, frames: Frames::default(), _permit: permit })
+    }
+
+    /// The version of the binary that runs there, if it has said so on a connection that is open.
+    async fn version(&self) -> Option<String> {
+        for line in &self.lines {
+            if let Some(line) = &*line.lock().await {
+                return Some(line.answer.version.clone());
+            }
+        }
+        None
+    }
+
     /// Sends a request; the head of an answer must come in time, and be of our version.
     async fn post_within(
+        &self,
+        path: &'static str,
+        request: &impl Serialize,
+        patience: Duration,
+    ) -> Result<Response<Incoming>, Fault> {
+        let response = self.send_within(path, request, patience).await?;
+        check_version(response.headers())?;
+        Ok(response)
+    }
+
+    async fn send_within(
         &self,
         path: &'static str,
         request: &impl Serialize,
@@ -222,9 +267,7 @@ impl Peer {
         let body = encode(request)?;
         let silent = || Fault::new(Reason::Silent, format!("no answer within {patience:?}"));
         let response = within(self.clock(), patience, self.send(path, body)).await;
-        let response = response.unwrap_or_else(|| Err(silent()))?;
-        check_version(response.headers())?;
-        Ok(response)
+        response.unwrap_or_else(|| Err(silent()))
     }
 
     /// What an answer that is none says.

@@ -30,6 +30,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 
+use crate::ask;
 use crate::load;
 use crate::net::{Accepted, Client, Listener, Opened};
 use crate::parts::{OnRuntime, PortBody, within};
@@ -37,7 +38,7 @@ use crate::peer::World;
 use crate::serve::Serve;
 use crate::token::{End, Nonce};
 use crate::wire::{
-    Challenge, HELLO_PATH, Hello, LOAD_PATH, LoadRequest, READ_PATH, REQUEST_BYTES_MAX,
+    ASK_PATH, Challenge, HELLO_PATH, Hello, LOAD_PATH, LoadRequest, READ_PATH, REQUEST_BYTES_MAX,
     ReadRequest, Refusal, WIRE, WIRE_HEADER, from_hex, hex,
 };
 
@@ -211,7 +212,7 @@ async fn answer(
     world: &World,
     request: Request<Incoming>,
 ) -> Response<PortBody> {
-    let is_of_peer = [HELLO_PATH, READ_PATH, LOAD_PATH].contains(&request.uri().path())
+    let is_of_peer = [HELLO_PATH, READ_PATH, LOAD_PATH, ASK_PATH].contains(&request.uri().path())
         && (request.method() == Method::POST || request.headers().contains_key(WIRE_HEADER));
     if let Client::Plain(why) = state.client {
         return with_version(refuse(StatusCode::FORBIDDEN, why));
@@ -230,7 +231,8 @@ async fn answer_peer(
 ) -> Response<PortBody> {
     let path = request.uri().path();
     let (is_hello, is_load) = (path == HELLO_PATH, path == LOAD_PATH);
-    if !is_hello && !is_load && path != READ_PATH {
+    let is_question = path == ASK_PATH;
+    if !is_hello && !is_load && !is_question && path != READ_PATH {
         return refuse(StatusCode::NOT_FOUND, "nothing is served under this path");
     }
     if request.method() != Method::POST {
@@ -263,6 +265,15 @@ async fn answer_peer(
         };
         return match body::<LoadRequest>(world, request).await {
             Ok(load) => framed(load::answer(serve, loads, load)),
+            Err(refusal) => refusal,
+        };
+    }
+    if is_question {
+        let Some(questions) = serve.questions.get().cloned() else {
+            return refuse(StatusCode::NOT_FOUND, "this node answers no questions yet");
+        };
+        return match body::<serde_json::Value>(world, request).await {
+            Ok(question) => Response::new(ask::answer(serve, questions, question)),
             Err(refusal) => refusal,
         };
     }

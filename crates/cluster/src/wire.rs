@@ -1,12 +1,13 @@
 //! What crosses the wire between nodes, apart from the types that we compute with.
 //!
-//! HTTP, three endpoints, all POST with a JSON body, `x-feedline-wire: 1` on every request and answer:
+//! HTTP, four endpoints, all POST with a JSON body, `x-feedline-wire: 1` on every request and answer:
 //!
 //! | path | body | answer |
 //! | --- | --- | --- |
 //! | `/peer/hello` | [`Hello`] | [`HelloAnswer`], or 401 with a [`Challenge`] |
 //! | `/peer/read` | [`ReadRequest`] | frames: see [`Frames`] |
 //! | `/peer/load/1` | [`LoadRequest`] | frames: a [`LoadSaid`] for each object, or a fault |
+//! | `/peer/ask/1` | any JSON | frames: one that carries the answer as JSON; what it means is not this crate's |
 //!
 //! A hello opens every connection: it says who is there, and proves that both know the cluster's token
 //! if there is one. A refusal is a status of 400 or more with a [`Refusal`]. Fields that a reader does not
@@ -38,6 +39,9 @@ pub const READ_PATH: &str = "/peer/read";
 
 /// Objects to bring in. A number of its own: nodes that do not know it are asked for all else.
 pub const LOAD_PATH: &str = "/peer/load/1";
+
+/// What is asked of a node and is no read. A number of its own, as [`LOAD_PATH`] has.
+pub const ASK_PATH: &str = "/peer/ask/1";
 
 /// Of a message for people, so much is told.
 const MESSAGE_CHARS: usize = 1_000;

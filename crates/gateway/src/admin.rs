@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use crate::api::{
     ApiError, CheckEvent, Health, HintAnswer, HintRequest, LoadFailure, LoadRequest, LoadStatus,
-    LsEntry, PathQuery, SettingInfo, Status, Usage,
+    LsEntry, NodeSummary, PathQuery, SettingInfo, Status, Usage,
 };
 
 /// How many items of a long answer may wait for a slow client. Enough to fill a socket buffer with
@@ -22,6 +22,9 @@ pub trait Admin: fmt::Debug + Send + Sync {
 
     /// Everything about the daemon, from memory.
     async fn status(&self) -> Status;
+
+    /// Every node of the cluster in short, this one first; those that do not answer in time too.
+    async fn nodes(&self) -> Vec<NodeSummary>;
 
     /// Each setting with its source; never a credential.
     async fn config(&self) -> Vec<SettingInfo>;

@@ -7,6 +7,7 @@
 //! | --- | --- | --- |
 //! | `GET /v1/health` | | [`Health`] |
 //! | `GET /v1/status` | | [`Status`] |
+//! | `GET /v1/nodes` | | list of [`NodeSummary`], this node first |
 //! | `GET /v1/config` | | list of [`SettingInfo`] |
 //! | `GET /v1/ls` | [`PathQuery`] | lines of [`LsEntry`] |
 //! | `GET /v1/stat` | [`PathQuery`] | [`LsEntry`] |
@@ -29,6 +30,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use crate::loads::{LoadFailure, LoadQuery, LoadRequest, LoadState, LoadStatus};
+pub use crate::nodes::{NodeSummary, NodeUsage, Unheard, WideUsage};
 
 /// Which path a request is about.
 #[derive(Debug, Clone, Serialize, Deserialize, Default)]
@@ -39,9 +41,12 @@ pub struct PathQuery {
     /// Also everything below.
     #[serde(default)]
     pub recursive: bool,
-    /// Only what is cached on this node.
+    /// Only what is cached, on whichever node.
     #[serde(default)]
     pub cached: bool,
+    /// Of a cluster, this node alone.
+    #[serde(default)]
+    pub node_only: bool,
 }
 
 /// The body of `POST /v1/hint` in bytes at most: 10 million positions are 89 MB, two million paths of
@@ -111,7 +116,7 @@ pub struct Health {
 }
 
 /// One file or directory.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct LsEntry {
     /// Path relative to the root of the mount.
     pub path: String,
@@ -131,6 +136,15 @@ pub struct LsEntry {
     pub cached: bool,
     /// True if it is pinned.
     pub pinned: bool,
+    /// In a cluster: the addresses of the nodes on which it is complete.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<String>,
+    /// In a cluster: the address of the node that keeps it for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// In a cluster: the nodes that did not say whether they have it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unheard: Vec<Unheard>,
 }
 
 /// How much something holds.
@@ -146,6 +160,9 @@ pub struct Usage {
     pub cached_bytes: u64,
     /// Files pinned.
     pub pinned_files: u64,
+    /// The whole cluster; absent if the node belongs to none or was asked for itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<Box<WideUsage>>,
 }
 
 /// Progress and result of a check.
@@ -156,7 +173,17 @@ pub enum CheckEvent {
     /// So far: files and bytes read back, of how many.
     Progress { files: u64, bytes: u64, files_total: u64, bytes_total: u64 },
     /// A cached file did not match its checksum; it was dropped and will be fetched again.
-    Corrupt { path: String, detail: String },
+    Corrupt {
+        path: String,
+        detail: String,
+        /// In a cluster: the address of the node on which it was.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        node: Option<String>,
+    },
+    /// In a cluster, before the end: what one node checked.
+    Node { address: String, files: u64, bytes: u64, corrupt: u64 },
+    /// In a cluster, before the end: a node that was not checked, or not to its end.
+    Unheard(Unheard),
     /// The end: files checked, bytes read, files dropped.
     Done { files: u64, bytes: u64, corrupt: u64 },
 }
@@ -267,6 +294,10 @@ pub struct ClusterStatus {
     pub tls: Option<TlsStatus>,
     /// Each other node that was configured.
     pub peers: Vec<PeerStatus>,
+    /// What the nodes say of themselves, this one first. `GET /v1/nodes` has it; `feedline status` puts
+    /// it here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<NodeSummary>,
 }
 
 /// The certificate of a node.

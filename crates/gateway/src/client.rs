@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 
 use crate::api::{
     ApiError, CheckEvent, Health, HintAnswer, HintRequest, LoadFailure, LoadQuery, LoadRequest,
-    LoadStatus, LsEntry, PathQuery, SettingInfo, Status, Usage,
+    LoadStatus, LsEntry, NodeSummary, PathQuery, SettingInfo, Status, Usage,
 };
 
 /// The longest line of a long answer. An entry is a path and a key, both under 4 KiB.
@@ -81,6 +81,15 @@ impl Client {
     /// See [`ClientError`].
     pub async fn status(&self) -> Result<Status, ClientError> {
         self.get("/v1/status").await
+    }
+
+    /// `GET /v1/nodes`.
+    ///
+    /// # Errors
+    ///
+    /// See [`ClientError`].
+    pub async fn nodes(&self) -> Result<Vec<NodeSummary>, ClientError> {
+        self.get("/v1/nodes").await
     }
 
     /// `GET /v1/config`.
@@ -385,9 +394,9 @@ fn to_json(body: &impl Serialize) -> Vec<u8> {
 
 /// `path` with the query as parameters.
 fn with_query(path: &str, query: &PathQuery) -> String {
-    let PathQuery { path: below, recursive, cached } = query;
+    let PathQuery { path: below, recursive, cached, node_only } = query;
     let encoded = percent_encode(below);
-    format!("{path}?path={encoded}&recursive={recursive}&cached={cached}")
+    format!("{path}?path={encoded}&recursive={recursive}&cached={cached}&node_only={node_only}")
 }
 
 /// Everything but letters, digits and `/-._~` as `%XX`, as a query parameter wants it.

@@ -23,6 +23,7 @@ pub mod api;
 pub mod client;
 mod loads;
 pub mod metrics;
+mod nodes;
 pub mod s3;
 pub mod server;
 

@@ -172,6 +172,10 @@ fn admin_router(shared: Shared) -> Router {
             get(|State(s): State<Shared>| async move { Json(s.admin.status().await) }),
         )
         .route(
+            "/v1/nodes",
+            get(|State(s): State<Shared>| async move { Json(s.admin.nodes().await) }),
+        )
+        .route(
             "/v1/config",
             get(|State(s): State<Shared>| async move { Json(s.admin.config().await) }),
         )

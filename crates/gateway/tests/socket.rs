@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use async_trait::async_trait;
 use feedline_gateway::api::{
     CheckEvent, HINT_BYTES_MAX, Health, HintAnswer, HintOrder, HintRequest, LoadFailure,
-    LoadRequest, LoadState, LoadStatus, LsEntry, PathQuery, SettingInfo, Status, Usage,
+    LoadRequest, LoadState, LoadStatus, LsEntry, NodeSummary, PathQuery, SettingInfo, Status,
+    Usage,
 };
 use feedline_gateway::{Admin, ApiError, Client, ClientError, Lines, Server, ServerError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -36,6 +37,7 @@ fn entry(path: String) -> LsEntry {
         cached_bytes: 0,
         cached: false,
         pinned: false,
+        ..LsEntry::default()
     }
 }
 
@@ -78,6 +80,10 @@ impl Admin for Fake {
 
     async fn status(&self) -> Status {
         Status { pid: 42, requests: [("GET".to_owned(), 3)].into(), ..Default::default() }
+    }
+
+    async fn nodes(&self) -> Vec<NodeSummary> {
+        vec![NodeSummary { address: "a:1".into(), ..Default::default() }]
     }
 
     async fn config(&self) -> Vec<SettingInfo> {
@@ -133,7 +139,7 @@ impl Admin for Fake {
     }
 
     async fn check(&self, _: PathQuery, out: Lines<CheckEvent>) -> Result<(), ApiError> {
-        out.send(CheckEvent::Corrupt { path: "a".into(), detail: "bad".into() }).await;
+        out.send(CheckEvent::Corrupt { path: "a".into(), detail: "bad".into(), node: None }).await;
         out.send(CheckEvent::Done { files: 1, bytes: 2, corrupt: 1 }).await;
         Ok(())
     }
@@ -196,7 +202,7 @@ fn setup() -> Setup {
 }
 
 fn query(path: &str) -> PathQuery {
-    PathQuery { path: path.into(), recursive: true, cached: false }
+    PathQuery { path: path.into(), recursive: true, cached: false, node_only: false }
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use feedline_cache::Cache;
 use feedline_fill::{HintError, OrderHint};
 use feedline_gateway::api::{
     CheckEvent, Health, HintAnswer, HintOrder, HintRequest, LoadFailure, LoadRequest, LoadStatus,
-    LsEntry, PathQuery, SettingInfo, Status, Usage,
+    LsEntry, NodeSummary, PathQuery, SettingInfo, Status, Usage,
 };
 use feedline_gateway::{Admin, ApiError, Lines};
 use feedline_model::{Clock, Directory, Object, ObjectId, ReadError, Tree};
@@ -24,6 +24,15 @@ use crate::config::ResolvedConfig;
 use crate::loads::Loads;
 use crate::pins::Pins;
 use crate::status;
+
+mod answers;
+mod nodes;
+mod others;
+mod pinning;
+mod question;
+mod wide;
+
+pub(crate) use answers::Answers;
 
 /// Files read back at once by a check: enough to keep an SSD busy, few enough to leave it to others.
 const CHECKS_AT_ONCE: usize = 4;
@@ -42,7 +51,10 @@ pub(crate) enum State {
 pub(crate) struct NodeAdmin {
     config: Arc<ResolvedConfig>,
     chain: Chain,
+    /// What is kept whole on this node.
     pins: Pins,
+    /// What is kept in the cluster: of it this node keeps what it owns.
+    shared_pins: Pins,
     loads: Loads,
     clock: Arc<dyn Clock>,
     tasks: Handle,
@@ -63,7 +75,7 @@ impl NodeAdmin {
     pub(crate) fn new(
         config: Arc<ResolvedConfig>,
         chain: Chain,
-        (pins, loads): (Pins, Loads),
+        (pins, shared_pins, loads): (Pins, Pins, Loads),
         clock: Arc<dyn Clock>,
         tasks: Handle,
     ) -> Self {
@@ -71,7 +83,7 @@ impl NodeAdmin {
         let state = AtomicU8::new(State::Starting as u8);
         let (stop, _) = watch::channel(false);
         let mount = OnceLock::new();
-        Self { config, chain, pins, loads, clock, tasks, mount, started, state, stop }
+        Self { config, chain, pins, shared_pins, loads, clock, tasks, mount, started, state, stop }
     }
 
     pub(crate) fn chain(&self) -> &Chain {
@@ -137,6 +149,11 @@ impl NodeAdmin {
                             tracing::warn!(path, %error, "pinned path cannot be listed");
                         }
                     }
+                    for path in admin.shared_pins.paths() {
+                        if let Err(error) = admin.apply_shared_pin(&path).await {
+                            tracing::warn!(path, %error, "pinned path cannot be listed");
+                        }
+                    }
                 }
                 tokio::select! {
                     () = clock.sleep(period) => {}
@@ -144,16 +161,6 @@ impl NodeAdmin {
                 }
             }
         }));
-    }
-
-    async fn pin_below(&self, path: &str) -> Result<(), ApiError> {
-        let mut batches = std::pin::pin!(self.objects_below(path).await?);
-        while let Some(batch) = batches.next().await {
-            let (directory, objects) = batch?;
-            let ids = objects.iter().map(|index| id_at(&directory, *index)).collect();
-            self.chain.cache.pin(ids).await;
-        }
-        Ok(())
     }
 
     /// Finds what a path stands for.
@@ -213,23 +220,18 @@ impl NodeAdmin {
             location: self.location(object),
             cached_bytes,
             cached: is_cached(&self.chain.cache, &id, size),
-            pinned: self.pins.covering(&path).is_some(),
+            pinned: self.is_pinned(&path),
             path,
+            ..Default::default()
         }
     }
 
     fn directory_entry(&self, path: String) -> LsEntry {
-        LsEntry {
-            directory: true,
-            size: 0,
-            modified_ms: 0,
-            etag: None,
-            location: None,
-            cached_bytes: 0,
-            cached: false,
-            pinned: self.pins.covering(&path).is_some(),
-            path,
-        }
+        LsEntry { directory: true, pinned: self.is_pinned(&path), path, ..Default::default() }
+    }
+
+    fn is_pinned(&self, path: &str) -> bool {
+        [&self.pins, &self.shared_pins].iter().any(|pins| pins.covering(path).is_some())
     }
 
     fn location(&self, object: &Object) -> Option<String> {
@@ -296,36 +298,8 @@ impl NodeAdmin {
             cached_files: freed_files,
             cached_bytes: freed_bytes,
             pinned_files: after.pinned_files,
+            cluster: None,
         })
-    }
-
-    async fn unpin_below(&self, path: &str) -> Result<Usage, ApiError> {
-        let above = path.rsplit_once('/').map(|(parent, _)| parent);
-        let above = above.or((!path.is_empty()).then_some(""));
-        if let Some(pinned) = above.and_then(|above| self.pins.covering(above)) {
-            return Err(ApiError::bad_request(format!(
-                "/{path} is pinned by /{pinned}: unpin that, then pin what shall stay"
-            )));
-        }
-        let usage = match self.usage(path).await {
-            // Gone from the bucket: the pin goes too, and there is nothing left to let go of.
-            Err(error) if error.kind == "not_found" && self.pins.any_below(path) => None,
-            usage => Some(usage?),
-        };
-        self.pins.remove(path).map_err(|error| ApiError::internal(error.to_string()))?;
-        if self.pins.paths().is_empty() {
-            // With the last pin go those of versions that no listing names any more.
-            self.chain.cache.unpin_all().await;
-            return Ok(usage.unwrap_or_default());
-        }
-        let Some(usage) = usage else { return Ok(Usage::default()) };
-        let mut batches = std::pin::pin!(self.objects_below(path).await?);
-        while let Some(batch) = batches.next().await {
-            let (directory, files) = batch?;
-            let ids = files.iter().map(|index| id_at(&directory, *index)).collect();
-            self.chain.cache.unpin(ids).await;
-        }
-        Ok(usage)
     }
 
     /// Lists the folder and all below it, for files are known by their place in it, then hands the
@@ -375,7 +349,8 @@ impl NodeAdmin {
                 if 0 < report.progress.corrupt {
                     corrupt += 1;
                     let detail = "does not match its checksum; dropped, the next read fetches it";
-                    if !out.send(CheckEvent::Corrupt { path, detail: detail.into() }).await {
+                    let detail = detail.into();
+                    if !out.send(CheckEvent::Corrupt { path, detail, node: None }).await {
                         return Ok(());
                     }
                 }
@@ -405,12 +380,19 @@ impl Admin for NodeAdmin {
         status::of(self)
     }
 
+    async fn nodes(&self) -> Vec<NodeSummary> {
+        nodes::of(self).await
+    }
+
     async fn config(&self) -> Vec<SettingInfo> {
         self.config.settings.clone()
     }
 
     async fn ls(&self, query: PathQuery, out: Lines<LsEntry>) -> Result<(), ApiError> {
         let query = clean(query);
+        if let Some(cluster) = self.wide(&query) {
+            return self.ls_wide(cluster, &query, &out).await;
+        }
         match self.target(&query.path).await? {
             Target::File(directory, index) => {
                 if let Some(object) = directory.object(index) {
@@ -440,7 +422,13 @@ impl Admin for NodeAdmin {
         let query = clean(query);
         Ok(match self.target(&query.path).await? {
             Target::File(directory, index) => match directory.object(index) {
-                Some(object) => self.file_entry(&directory, index, &object),
+                Some(object) => {
+                    let mut entry = self.file_entry(&directory, index, &object);
+                    if let Some(cluster) = self.wide(&query) {
+                        self.stat_wide(cluster, &object, &mut entry).await;
+                    }
+                    entry
+                }
                 None => self.directory_entry(query.path),
             },
             Target::Directory(directory) => {
@@ -451,15 +439,27 @@ impl Admin for NodeAdmin {
     }
 
     async fn du(&self, query: PathQuery) -> Result<Usage, ApiError> {
-        self.usage(&clean(query).path).await
+        let query = clean(query);
+        match self.wide(&query) {
+            Some(cluster) => self.usage_wide(cluster, &query.path).await,
+            None => self.usage(&query.path).await,
+        }
     }
 
     async fn free(&self, query: PathQuery) -> Result<Usage, ApiError> {
-        self.free_below(&clean(query).path).await
+        let query = clean(query);
+        match self.wide(&query) {
+            Some(cluster) => self.free_wide(cluster, &query.path).await,
+            None => self.free_below(&query.path).await,
+        }
     }
 
     async fn pin(&self, query: PathQuery) -> Result<Usage, ApiError> {
-        let path = clean(query).path;
+        let query = clean(query);
+        if let Some(cluster) = self.wide(&query) {
+            return self.pin_wide(cluster, &query.path).await;
+        }
+        let path = query.path;
         // The path must exist: a pin on a misspelt one would keep nothing and say so nowhere.
         self.target(&path).await?;
         self.pins.add(&path).map_err(|error| ApiError::internal(error.to_string()))?;
@@ -468,11 +468,19 @@ impl Admin for NodeAdmin {
     }
 
     async fn unpin(&self, query: PathQuery) -> Result<Usage, ApiError> {
-        self.unpin_below(&clean(query).path).await
+        let query = clean(query);
+        match self.wide(&query) {
+            Some(cluster) => self.unpin_wide(cluster, &query.path).await,
+            None => self.unpin_below(&query.path).await,
+        }
     }
 
     async fn check(&self, query: PathQuery, out: Lines<CheckEvent>) -> Result<(), ApiError> {
-        self.check_below(&clean(query).path, &out).await
+        let query = clean(query);
+        match self.wide(&query) {
+            Some(cluster) => self.check_wide(cluster, &query.path, &out).await,
+            None => self.check_below(&query.path, &out).await,
+        }
     }
 
     async fn hint(&self, request: HintRequest) -> Result<HintAnswer, ApiError> {

@@ -26,7 +26,7 @@ use feedline_mount::{MountError, Unmount};
 use feedline_store::Environment;
 use tokio::runtime::{Builder, Handle, Runtime};
 
-use crate::admin::{NodeAdmin, State};
+use crate::admin::{Answers, NodeAdmin, State};
 use crate::chain::{self, Chain};
 use crate::clock::SystemClock;
 use crate::cluster;
@@ -411,10 +411,11 @@ fn open_lists(
     chain: &Chain,
     clock: &Arc<dyn Clock>,
     tasks: &Handle,
-) -> Result<(Pins, Loads), StartError> {
+) -> Result<(Pins, Pins, Loads), StartError> {
     let dir = chain::state_dir(config)?;
     let failed = |source| StartError::CacheDir { dir: dir.clone(), source };
     let pins = Pins::open(dir.join("pins.json")).map_err(failed)?;
+    let shared_pins = Pins::open(dir.join("shared-pins.json")).map_err(failed)?;
     let work = Work {
         dir: dir.join("loads"),
         lookup: Arc::new(Lookup {
@@ -431,7 +432,7 @@ fn open_lists(
         tasks: tasks.clone(),
     };
     let loads = Loads::open(work).map_err(failed)?;
-    Ok((pins, loads))
+    Ok((pins, shared_pins, loads))
 }
 
 async fn mount_and_announce(
@@ -447,7 +448,7 @@ async fn mount_and_announce(
         signal = signals::next_of(signals) => return Err(StartError::Interrupted { signal }),
         listed = first_listing(admin.chain(), clock) => listed?,
     }
-    join_cluster(config, admin.chain(), clock, tasks).await?;
+    join_cluster(config, admin, clock, tasks).await?;
     let run_dir = |source| StartError::RunDir { dir: config.run_dir.clone(), source };
     let dir = registry::make_dir(&config.run_dir, &config.mountpoint).map_err(run_dir)?;
     let served = Arc::clone(admin) as Arc<dyn Admin>;
@@ -479,13 +480,15 @@ async fn mount_and_announce(
 /// Joins the cluster, if the node is told to: before the mount, so that no read misses the peers.
 async fn join_cluster(
     config: &ResolvedConfig,
-    chain: &Chain,
+    admin: &Arc<NodeAdmin>,
     clock: &Arc<dyn Clock>,
     tasks: &Handle,
 ) -> Result<(), StartError> {
     let Some(settings) = &config.cluster else { return Ok(()) };
+    let chain = admin.chain();
     let (cluster, s3) = cluster::join(config, settings, chain, &chain.link, clock, tasks).await?;
     cluster.serve_loads(Arc::new(ForPeers(Arc::clone(&chain.loader))));
+    cluster.serve_questions(Arc::new(Answers::new(Arc::downgrade(admin))));
     chain.cluster.set(cluster).expect("a node joins once");
     chain.s3.set(s3).expect("a node joins once");
     Ok(())

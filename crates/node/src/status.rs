@@ -181,6 +181,7 @@ fn cluster(node: &NodeAdmin) -> Option<ClusterStatus> {
             .tls
             .map(|tls| TlsStatus { expires_unix_s: tls.expires_unix_s, trouble: tls.trouble }),
         peers: peers.collect(),
+        nodes: Vec::new(),
     })
 }
 

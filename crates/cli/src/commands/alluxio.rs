@@ -6,7 +6,7 @@ use clap::Subcommand;
 use feedline_node::api::{LoadRequest, LoadStatus};
 
 use crate::commands::load;
-use crate::daemon::Daemon;
+use crate::daemon::{self, Daemon};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output;
 use crate::settings::RunDir;
@@ -92,12 +92,16 @@ pub(crate) fn fs(command: &Fs) -> Outcome {
 
 fn check_cached(at: &Where) -> Outcome {
     let (daemon, path) = Daemon::find(&at.run_dir, &at.path)?;
-    let usage = daemon.du(path)?;
+    let usage = daemon.du(&daemon::below(path, false))?;
     let mut out = output::stdout();
-    let (cached, files) = (output::count(usage.cached_files), output::count(usage.files));
-    writeln!(out, "{cached} of {files} files below {} are on this node", at.path)?;
+    let (here, place) = match &usage.cluster {
+        Some(all) => (all.files, "in the cluster"),
+        None => (usage.cached_files, "on this node"),
+    };
+    let (cached, files) = (output::count(here), output::count(usage.files));
+    writeln!(out, "{cached} of {files} files below {} are {place}", at.path)?;
     out.flush()?;
-    Ok(if usage.cached_files == usage.files { 0 } else { Exit::Failed as u8 })
+    Ok(if here == usage.files { 0 } else { Exit::Failed as u8 })
 }
 
 /// `feedline job load …`.

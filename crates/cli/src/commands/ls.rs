@@ -1,9 +1,11 @@
 //! `feedline ls`: a directory as the bucket has it, and what of it is on this node.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 
 use feedline_node::api::{LsEntry, PathQuery};
 
+use super::nodes::{self, Whose};
 use crate::daemon::Daemon;
 use crate::failure::Outcome;
 use crate::output;
@@ -14,7 +16,12 @@ use crate::settings::RunDir;
 #[command(after_help = "Examples:
   feedline ls /mnt/data/train            names, as they appear in the folder
   feedline ls -l /mnt/data/train         sizes, times, and what is cached
-  feedline ls -R --cached /mnt/data      every file that is on this node")]
+  feedline ls -R --cached /mnt/data      every file that is cached
+
+In a cluster, --cached and -l ask all nodes, and show behind each file where it is complete:
+  [node-a:7001 owner, node-b:7001]       the owner keeps it for all, node-b has a copy
+  [node-b:7001; owner node-a:7001]       the owner has not got it
+A node that does not answer is named on standard error.")]
 pub(crate) struct Args {
     /// Size, how much of it is on this node, when it changed.
     #[arg(short, long)]
@@ -22,12 +29,14 @@ pub(crate) struct Args {
     /// Also everything below.
     #[arg(short = 'R', long)]
     recursive: bool,
-    /// Only files that are complete on this node.
+    /// Only files of which something is cached.
     #[arg(long)]
     cached: bool,
     /// One JSON object per line.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    whose: Whose,
     #[command(flatten)]
     run_dir: RunDir,
     /// A path in a mounted folder, or the s3:// URL of something mounted.
@@ -38,19 +47,32 @@ pub(crate) struct Args {
 /// Prints each entry as it arrives.
 pub(crate) fn run(args: &Args) -> Outcome {
     let (daemon, path) = Daemon::find(&args.run_dir, &args.path)?;
-    let query = PathQuery { path: path.clone(), recursive: args.recursive, cached: args.cached };
+    let query = PathQuery {
+        path: path.clone(),
+        recursive: args.recursive,
+        cached: args.cached,
+        // Names alone are the same on every node.
+        node_only: args.whose.node_only || !(args.cached || args.long || args.json),
+    };
     let mut out = output::stdout();
+    let mut unheard = BTreeMap::new();
     daemon.ls(&query, &mut |entry| {
+        for node in &entry.unheard {
+            unheard.entry(node.address.clone()).or_insert_with(|| node.clone());
+        }
         if args.json {
             serde_json::to_writer(&mut out, &entry)?;
             writeln!(out)?;
         } else {
             let name = name_below(&path, &entry);
+            let name = format!("{name}{}", places(&entry));
             if args.long { long(&mut out, &entry, &name)? } else { writeln!(out, "{name}")? }
         }
         Ok(())
     })?;
     out.flush()?;
+    let unheard: Vec<_> = unheard.into_values().collect();
+    nodes::write_unheard(&mut std::io::stderr(), &unheard, "what it holds is not shown")?;
     Ok(0)
 }
 
@@ -69,6 +91,20 @@ fn long(out: &mut impl std::io::Write, entry: &LsEntry, name: &str) -> std::io::
         (output::bytes(entry.size), output::time(entry.modified_ms))
     };
     writeln!(out, "{kind}{pinned} {size:>10}  {time:16}  {name}")
+}
+
+/// Where a file is complete, in a cluster.
+fn places(entry: &LsEntry) -> String {
+    let Some(owner) = &entry.owner else { return String::new() };
+    let name = |node: &String| if node == owner { format!("{node} owner") } else { node.clone() };
+    let mut nodes: Vec<_> = entry.nodes.iter().map(name).collect();
+    // The owner first: it is where the file stays.
+    nodes.sort_by_key(|node| !node.ends_with(" owner"));
+    match (entry.nodes.is_empty(), entry.nodes.contains(owner)) {
+        (true, _) => format!("  [owner {owner}]"),
+        (_, true) => format!("  [{}]", nodes.join(", ")),
+        (_, false) => format!("  [{}; owner {owner}]", nodes.join(", ")),
+    }
 }
 
 /// The entry's path relative to the one asked for, with a slash after a directory.

@@ -2,7 +2,8 @@
 
 use std::io::Write as _;
 
-use crate::daemon::Daemon;
+use super::nodes::{self, Whose};
+use crate::daemon::{self, Daemon};
 use crate::failure::Outcome;
 use crate::output::{self, Table};
 use crate::settings::RunDir;
@@ -16,6 +17,8 @@ pub(crate) struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    whose: Whose,
+    #[command(flatten)]
     run_dir: RunDir,
     /// A path in a mounted folder, or the s3:// URL of something mounted.
     path: String,
@@ -24,7 +27,7 @@ pub(crate) struct Args {
 /// Asks and prints.
 pub(crate) fn run(args: &Args) -> Outcome {
     let (daemon, path) = Daemon::find(&args.run_dir, &args.path)?;
-    let entry = daemon.stat(path)?;
+    let entry = daemon.stat(&daemon::below(path, args.whose.node_only))?;
     if args.json {
         output::json(&entry)?;
         return Ok(0);
@@ -49,10 +52,18 @@ pub(crate) fn run(args: &Args) -> Outcome {
                 (false, bytes) => format!("{} ({share})", output::bytes(bytes)),
             },
         );
+        if let Some(owner) = &entry.owner {
+            row(
+                "on nodes",
+                if entry.nodes.is_empty() { "none".into() } else { entry.nodes.join(", ") },
+            );
+            row("owner", owner.clone());
+        }
         row("pinned", if entry.pinned { "yes" } else { "no" }.to_owned());
     }
     let mut out = output::stdout();
     table.write(&mut out, "")?;
+    nodes::write_unheard(&mut out, &entry.unheard, "whether it is there is not known")?;
     out.flush()?;
     Ok(0)
 }

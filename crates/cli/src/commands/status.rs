@@ -8,6 +8,7 @@ use feedline_node::api::{
     PeerStatus, Status,
 };
 
+use super::nodes::{self, Whose};
 use crate::daemon::Daemon;
 use crate::failure::{Exit, Outcome};
 use crate::output::{self, Table};
@@ -19,12 +20,17 @@ use crate::settings::RunDir;
   feedline status
   feedline status --json /mnt/data | jq .reads
 
+In a cluster a line for each node and one for all, as far as they answer within a few seconds; --node-only asks
+nobody else. Hit rates are those of the SSDs: reads that the kernel answers from its page cache are not seen.
+
 Without PATH the JSON is a list with one value per daemon; with PATH it is that one value.
 The exit code is 3 when a daemon does not answer.")]
 pub(crate) struct Args {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    whose: Whose,
     #[command(flatten)]
     run_dir: RunDir,
     /// A path in a mounted folder; without it, every daemon.
@@ -34,7 +40,7 @@ pub(crate) struct Args {
 /// Asks and prints.
 pub(crate) fn run(args: &Args) -> Outcome {
     if let Some(path) = &args.path {
-        let status = Daemon::find(&args.run_dir, path)?.0.status()?;
+        let status = ask(&Daemon::find(&args.run_dir, path)?.0, args.whose)?;
         if args.json {
             output::json(&status)?;
         } else {
@@ -46,7 +52,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
     }
     let (mut answers, mut silent) = (Vec::new(), Vec::new());
     for daemon in Daemon::all(&args.run_dir.path()?)? {
-        match daemon.status() {
+        match ask(&daemon, args.whose) {
             Ok(status) => answers.push(status),
             Err(error) => silent.push((daemon.mountpoint, error)),
         }
@@ -77,6 +83,15 @@ pub(crate) fn run(args: &Args) -> Outcome {
     Ok(exit)
 }
 
+/// A daemon's status, with what the other nodes say of themselves.
+fn ask(daemon: &Daemon, whose: Whose) -> anyhow::Result<Status> {
+    let mut status = daemon.status()?;
+    if let Some(cluster) = status.cluster.as_mut().filter(|_| !whose.node_only) {
+        cluster.nodes = daemon.nodes()?;
+    }
+    Ok(status)
+}
+
 /// The human form: a heading, facts, then one line per cache directory.
 fn write_status(out: &mut impl Write, status: &Status) -> io::Result<()> {
     writeln!(out, "{}", status.mountpoint)?;
@@ -84,6 +99,12 @@ fn write_status(out: &mut impl Write, status: &Status) -> io::Result<()> {
     if !status.cache.is_empty() {
         writeln!(out)?;
         cache_table(&status.cache).write(out, "  ")?;
+    }
+    if let Some(cluster) = &status.cluster
+        && !cluster.nodes.is_empty()
+    {
+        writeln!(out)?;
+        nodes::write_nodes(out, &cluster.nodes)?;
     }
     if let Some(cluster) = &status.cluster
         && !cluster.peers.is_empty()

@@ -1,10 +1,11 @@
 //! `feedline du`, `free`, `pin` and `unpin`: one call about everything below a path, one answer.
 
-use std::io::Write as _;
+use std::io::{self, Write};
 
-use feedline_node::api::Usage;
+use feedline_node::api::{NodeUsage, Usage, WideUsage};
 
-use crate::daemon::Daemon;
+use super::nodes::{self, Whose};
+use crate::daemon::{self, Daemon};
 use crate::failure::Outcome;
 use crate::output::{self, Table};
 use crate::settings::RunDir;
@@ -16,6 +17,8 @@ pub(crate) struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    whose: Whose,
+    #[command(flatten)]
     run_dir: RunDir,
     /// A path in a mounted folder, or the s3:// URL of something mounted.
     path: String,
@@ -26,9 +29,9 @@ pub(crate) struct Args {
 pub(crate) enum Verb {
     /// How much is there.
     Du,
-    /// Drop from this node.
+    /// Drop from the cache.
     Free,
-    /// Keep on this node.
+    /// Keep in the cache.
     Pin,
     /// Let go.
     Unpin,
@@ -37,19 +40,34 @@ pub(crate) enum Verb {
 /// Calls and prints.
 pub(crate) fn run(verb: Verb, args: &Args) -> Outcome {
     let (daemon, path) = Daemon::find(&args.run_dir, &args.path)?;
+    let query = daemon::below(path, args.whose.node_only);
     let usage = match verb {
-        Verb::Du => daemon.du(path),
-        Verb::Free => daemon.free(path),
-        Verb::Pin => daemon.pin(path),
-        Verb::Unpin => daemon.unpin(path),
+        Verb::Du => daemon.du(&query),
+        Verb::Free => daemon.free(&query),
+        Verb::Pin => daemon.pin(&query),
+        Verb::Unpin => daemon.unpin(&query),
     }?;
-    if args.json {
-        output::json(&usage)?;
-        return Ok(0);
-    }
     let mut out = output::stdout();
+    match &usage.cluster {
+        _ if args.json => output::json(&usage)?,
+        Some(all) => write_wide(&mut out, verb, &usage, all)?,
+        None => write_one(&mut out, verb, &usage)?,
+    }
+    out.flush()?;
+    let unheard = usage.cluster.map(|all| all.unheard).unwrap_or_default();
     match verb {
-        Verb::Du => table(&usage).write(&mut out, "")?,
+        Verb::Du => {}
+        Verb::Free => nodes::fail_if_unheard(&unheard, "nothing was freed there")?,
+        Verb::Pin => nodes::fail_if_unheard(&unheard, "nothing is pinned there")?,
+        Verb::Unpin => nodes::fail_if_unheard(&unheard, "what is pinned there stays pinned")?,
+    }
+    Ok(0)
+}
+
+/// The answer of one node.
+fn write_one(out: &mut impl Write, verb: Verb, usage: &Usage) -> io::Result<()> {
+    match verb {
+        Verb::Du => table(usage).write(out, "")?,
         Verb::Free => writeln!(
             out,
             "freed {} in {} files",
@@ -65,8 +83,71 @@ pub(crate) fn run(verb: Verb, args: &Args) -> Outcome {
         )?,
         Verb::Unpin => writeln!(out, "unpinned {} files", output::count(usage.files))?,
     }
-    out.flush()?;
-    Ok(0)
+    Ok(())
+}
+
+/// The answer of all nodes: the sum, then each.
+fn write_wide(out: &mut impl Write, verb: Verb, usage: &Usage, all: &WideUsage) -> io::Result<()> {
+    let (files, bytes) = (output::count(all.files), output::bytes(all.bytes));
+    let nodes = all.nodes.len();
+    match verb {
+        Verb::Du => {
+            wide_table(usage, all).write(out, "")?;
+            return nodes::write_unheard(out, &all.unheard, "what it holds is not counted");
+        }
+        Verb::Free => writeln!(out, "freed {bytes} in {files} files on {nodes} nodes")?,
+        Verb::Pin => writeln!(
+            out,
+            "pinned {} files, {bytes} of {} on the {nodes} nodes that keep them",
+            output::count(usage.files),
+            output::bytes(usage.bytes)
+        )?,
+        Verb::Unpin => {
+            writeln!(out, "unpinned {} files on {nodes} nodes", output::count(usage.files))?
+        }
+    }
+    if !matches!(verb, Verb::Unpin) {
+        let mut table = Table::new(&["node", ">files", ">size", ""]);
+        for (index, node) in all.nodes.iter().enumerate() {
+            // Of a free, the pinned ones are those that stayed.
+            let stayed = match verb {
+                Verb::Free if 0 < node.pinned_files => {
+                    format!("{} pinned ones stay", output::count(node.pinned_files))
+                }
+                _ => String::new(),
+            };
+            let name = node_name(index, node);
+            table.row([name, output::count(node.files), output::bytes(node.bytes), stayed]);
+        }
+        table.write(out, "  ")?;
+    }
+    Ok(())
+}
+
+/// The first one is that which was asked.
+fn node_name(index: usize, node: &NodeUsage) -> String {
+    format!("{}{}", node.address, if index == 0 { " (this node)" } else { "" })
+}
+
+/// What `du` shows of a cluster.
+fn wide_table(usage: &Usage, all: &WideUsage) -> Table {
+    let mut table = Table::new(&["", ">files", ">size", ">", ">pinned"]);
+    let share = |bytes: u64| output::percent(bytes, usage.bytes);
+    let row = |name: &str, files: u64, bytes: u64| {
+        [name.to_owned(), output::count(files), output::bytes(bytes)]
+    };
+    let [name, files, size] = row("in the bucket", usage.files, usage.bytes);
+    table.row([name, files, size, String::new(), String::new()]);
+    let [name, files, size] = row("in the cluster, each file once", all.files, all.bytes);
+    table.row([name, files, size, share(all.bytes), String::new()]);
+    let [name, files, size] = row("further copies", all.copies, all.copies_bytes);
+    table.row([name, files, size, String::new(), String::new()]);
+    for (index, node) in all.nodes.iter().enumerate() {
+        let name = format!("on {}", node_name(index, node));
+        let [name, files, size] = row(&name, node.files, node.bytes);
+        table.row([name, files, size, share(node.bytes), output::count(node.pinned_files)]);
+    }
+    table
 }
 
 fn table(usage: &Usage) -> Table {

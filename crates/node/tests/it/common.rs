@@ -185,7 +185,7 @@ impl Drop for Site {
 
 /// A path and everything below it.
 pub(crate) fn below(path: &str) -> PathQuery {
-    PathQuery { path: path.into(), recursive: true, cached: false }
+    PathQuery { path: path.into(), recursive: true, cached: false, node_only: false }
 }
 
 fn walk(dir: &Path, prefix: &str, found: &mut Content) {

@@ -288,7 +288,12 @@ fn the_admin_api_joins_tree_and_cache() {
             names
         })
     };
-    let query = |path: &str, recursive, cached| PathQuery { path: path.into(), recursive, cached };
+    let query = |path: &str, recursive, cached| PathQuery {
+        path: path.into(),
+        recursive,
+        cached,
+        node_only: false,
+    };
     assert_eq!(names(query("train", false, false)), ["train/n0000", "train/n0001"]);
     assert_eq!(names(query("", true, false)).len(), 1 + 2 + 20);
     assert!(names(query("", true, true)).iter().all(|name| name.starts_with("train/n0000/")));

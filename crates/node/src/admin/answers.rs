@@ -1,0 +1,154 @@
+//! What this node answers to the others, from its own cache and its own list of pins.
+
+use std::sync::Weak;
+
+use async_trait::async_trait;
+use feedline_cluster::Questions;
+use feedline_model::{ObjectId, ObjectIndex as _};
+use futures::StreamExt as _;
+use tokio::sync::Semaphore;
+
+use super::question::{Held, Place, Question, Told, ids_of_text};
+use super::{CHECKS_AT_ONCE, NodeAdmin, nodes};
+use crate::status;
+
+/// Questions answered at once; the others wait. Each is a look at the index, or keeps a disk busy.
+const AT_ONCE: usize = 8;
+
+/// Answers what peers ask. Does not keep the node alive.
+#[derive(Debug)]
+pub(crate) struct Answers {
+    node: Weak<NodeAdmin>,
+    room: Semaphore,
+}
+
+impl Answers {
+    pub(crate) fn new(node: Weak<NodeAdmin>) -> Self {
+        Self { node, room: Semaphore::new(AT_ONCE) }
+    }
+}
+
+#[async_trait]
+impl Questions for Answers {
+    async fn answer(&self, question: serde_json::Value) -> Vec<u8> {
+        let failed = |message: &str| Told::Failed { message: message.into() };
+        let _room = self.room.acquire().await;
+        let told = match (self.node.upgrade(), serde_json::from_value(question)) {
+            (None, _) => failed("it is stopping"),
+            (_, Err(error)) => failed(&format!("it makes no sense of the question: {error}")),
+            (Some(node), Ok(question)) => node.tell(question).await,
+        };
+        serde_json::to_vec(&told).expect("plain data can be written")
+    }
+}
+
+/// What became of a part of a check.
+#[derive(Debug, Default)]
+pub(super) struct Checked {
+    pub(super) files: u64,
+    pub(super) bytes: u64,
+    /// Places of the bad ones.
+    pub(super) corrupt: Vec<u32>,
+}
+
+impl NodeAdmin {
+    async fn tell(&self, question: Question) -> Told {
+        let nonsense = || Told::Failed { message: "it does not know such objects".into() };
+        match question {
+            Question::Status => {
+                Told::Status { summary: Box::new(nodes::summary(status::of(self))) }
+            }
+            Question::Held { ids } => match ids_of_text(&ids) {
+                Some(ids) => Told::Held { held: self.held(&ids) },
+                None => nonsense(),
+            },
+            Question::Free { ids } => match ids_of_text(&ids) {
+                Some(ids) => self.free_these(ids).await,
+                None => nonsense(),
+            },
+            Question::Check { ids } => match ids_of_text(&ids) {
+                Some(ids) => {
+                    let Checked { files, bytes, corrupt } = self.check_these(&ids).await;
+                    Told::Checked { files, bytes, corrupt }
+                }
+                None => nonsense(),
+            },
+            Question::Pin { places } => self.change_pins(&places, true).await,
+            Question::Unpin { places } => self.change_pins(&places, false).await,
+            Question::Unknown => {
+                let version = env!("CARGO_PKG_VERSION");
+                let message = format!("it runs {version}, which does not know this question");
+                Told::Failed { message }
+            }
+        }
+    }
+
+    /// Which of these are here.
+    pub(super) fn held(&self, ids: &[ObjectId]) -> Vec<Held> {
+        let cache = &self.chain.cache;
+        let held = (0_u32..).zip(ids).filter_map(|(at, id)| {
+            let bytes = cache.cached_bytes(id);
+            let marks = u8::from(cache.contains(id)) | u8::from(cache.is_pinned(id)) << 1;
+            (0 < bytes).then_some(Held(at, bytes, marks))
+        });
+        held.collect()
+    }
+
+    /// Drops these; the bytes are those of their content.
+    pub(super) async fn free_these(&self, ids: Vec<ObjectId>) -> Told {
+        let here = |ids: &[ObjectId]| -> u64 {
+            ids.iter().map(|id| self.chain.cache.cached_bytes(id)).sum()
+        };
+        let before = here(&ids);
+        let freed = self.chain.cache.free(ids.clone(), false).await;
+        let bytes = before.saturating_sub(here(&ids));
+        Told::Freed { files: freed.objects, bytes, pinned: freed.pinned }
+    }
+
+    /// Reads back those of these that are here.
+    pub(super) async fn check_these(&self, ids: &[ObjectId]) -> Checked {
+        let here = (0_u32..).zip(ids.iter().copied());
+        let here = here.filter(|(_, id)| 0 < self.chain.cache.cached_bytes(id));
+        let checks = here.map(|(at, id)| async move {
+            (at, self.chain.cache.check(vec![id], |_| {}).await.progress)
+        });
+        let mut checks = std::pin::pin!(futures::stream::iter(checks).buffered(CHECKS_AT_ONCE));
+        let mut all = Checked::default();
+        while let Some((at, progress)) = checks.next().await {
+            all.files += progress.files;
+            all.bytes += progress.bytes;
+            if 0 < progress.corrupt {
+                all.corrupt.push(at);
+            }
+        }
+        all
+    }
+
+    /// Keeps what lies at these places, as far as they are mounted here and this node owns it, or lets go.
+    async fn change_pins(&self, places: &[Place], on: bool) -> Told {
+        let mounted = self.mounted_places();
+        let paths: Vec<_> = places.iter().flat_map(|place| place.paths(&mounted)).collect();
+        if paths.is_empty() {
+            return Told::Failed { message: "it does not mount this".into() };
+        }
+        let (mut files, mut bytes) = (0, 0);
+        for path in paths {
+            let changed =
+                if on { self.share_pin(&path).await } else { self.unshare_pin(&path).await };
+            match changed {
+                Ok((more, size)) => (files, bytes) = (files + more, bytes + size),
+                // Its own listing is older, or newer: what comes below the path later is kept as well.
+                Err(error) if error.kind == "not_found" => {}
+                Err(error) => return Told::Failed { message: error.message },
+            }
+        }
+        Told::Kept { files, bytes }
+    }
+
+    /// What is mounted here, for [`Place`].
+    pub(super) fn mounted_places(&self) -> Vec<(String, u64, String)> {
+        let place =
+            |it: &crate::chain::MountedStore| (it.path.clone(), it.source.0, it.prefix.clone());
+        self.chain.mounted.iter().map(place).collect()
+    }
+}

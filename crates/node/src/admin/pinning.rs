@@ -1,0 +1,127 @@
+//! Pins: what is kept whole on this node, and what the cluster keeps, of which each node pins what it owns.
+//!
+//! A copy of what another node owns is not pinned by a pin of the cluster: pinned copies of a data set that
+//! is larger than one cache would leave no space for what this node is to keep for all.
+
+use feedline_gateway::ApiError;
+use feedline_gateway::api::Usage;
+use feedline_model::{Keeping, Ownership as _};
+use futures::StreamExt as _;
+
+use super::{NodeAdmin, id_at};
+use crate::pins::Pins;
+
+impl NodeAdmin {
+    /// Pins everything below a path on this node.
+    pub(super) async fn pin_below(&self, path: &str) -> Result<(), ApiError> {
+        let mut batches = std::pin::pin!(self.objects_below(path).await?);
+        while let Some(batch) = batches.next().await {
+            let (directory, objects) = batch?;
+            let ids = objects.iter().map(|index| id_at(&directory, *index)).collect();
+            self.chain.cache.pin(ids).await;
+        }
+        Ok(())
+    }
+
+    /// Why a path cannot be unpinned, if it is because of one above it.
+    pub(super) fn pinned_above(&self, pins: &Pins, path: &str) -> Option<ApiError> {
+        let above = path.rsplit_once('/').map(|(parent, _)| parent);
+        let above = above.or((!path.is_empty()).then_some(""));
+        let pinned = above.and_then(|above| pins.covering(above))?;
+        Some(ApiError::bad_request(format!(
+            "/{path} is pinned by /{pinned}: unpin that, then pin what shall stay"
+        )))
+    }
+
+    /// Takes back every pin of a path on this node.
+    pub(super) async fn unpin_below(&self, path: &str) -> Result<Usage, ApiError> {
+        let all = [&self.pins, &self.shared_pins];
+        if let Some(error) = all.iter().find_map(|pins| self.pinned_above(pins, path)) {
+            return Err(error);
+        }
+        let usage = match self.usage(path).await {
+            // Gone from the bucket: the pin goes too, and there is nothing left to let go of.
+            Err(error)
+                if error.kind == "not_found" && all.iter().any(|pins| pins.any_below(path)) =>
+            {
+                None
+            }
+            usage => Some(usage?),
+        };
+        for pins in all {
+            pins.remove(path).map_err(|error| ApiError::internal(error.to_string()))?;
+        }
+        if all.iter().all(|pins| pins.paths().is_empty()) {
+            // With the last pin go those of versions that no listing names any more.
+            self.chain.cache.unpin_all().await;
+            return Ok(usage.unwrap_or_default());
+        }
+        let Some(usage) = usage else { return Ok(Usage::default()) };
+        let mut batches = std::pin::pin!(self.objects_below(path).await?);
+        while let Some(batch) = batches.next().await {
+            let (directory, files) = batch?;
+            let ids = files.iter().map(|index| id_at(&directory, *index)).collect();
+            self.chain.cache.unpin(ids).await;
+        }
+        Ok(usage)
+    }
+
+    /// Adds a path to the pins that all nodes share, and applies it: the files of it that are kept here, and
+    /// how much of them is here.
+    pub(super) async fn share_pin(&self, path: &str) -> Result<(u64, u64), ApiError> {
+        self.shared_pins.add(path).map_err(|error| ApiError::internal(error.to_string()))?;
+        self.apply_shared_pin(path).await
+    }
+
+    /// Pins what this node owns below a path, and lets go of what it does no more.
+    pub(super) async fn apply_shared_pin(&self, path: &str) -> Result<(u64, u64), ApiError> {
+        let (mut files, mut bytes) = (0, 0);
+        let mut batches = std::pin::pin!(self.objects_below(path).await?);
+        while let Some(batch) = batches.next().await {
+            let (directory, objects) = batch?;
+            let link = &self.chain.link;
+            let is_whole = |index: &usize| {
+                let path = directory.child_path(directory.entry(*index).name);
+                self.pins.covering(&path).is_some()
+            };
+            let (mine, others): (Vec<_>, Vec<_>) = objects
+                .into_iter()
+                .filter(|index| !is_whole(index))
+                .map(|index| id_at(&directory, index))
+                .partition(|id| link.keeping(id) == Keeping::Own);
+            files += mine.len() as u64;
+            bytes += mine.iter().map(|id| self.chain.cache.cached_bytes(id)).sum::<u64>();
+            self.chain.cache.pin(mine).await;
+            self.chain.cache.unpin(others).await;
+        }
+        Ok((files, bytes))
+    }
+
+    /// Takes back [`Self::share_pin`], but for what is pinned on this node by itself.
+    pub(super) async fn unshare_pin(&self, path: &str) -> Result<(u64, u64), ApiError> {
+        if let Some(pinned) = self.pinned_above(&self.shared_pins, path) {
+            return Err(pinned);
+        }
+        self.shared_pins.remove(path).map_err(|error| ApiError::internal(error.to_string()))?;
+        if [&self.pins, &self.shared_pins].iter().all(|pins| pins.paths().is_empty()) {
+            // With the last pin go those of versions that no listing names any more.
+            return Ok((self.chain.cache.unpin_all().await, 0));
+        }
+        let (mut files, mut bytes) = (0, 0);
+        let mut batches = std::pin::pin!(self.objects_below(path).await?);
+        while let Some(batch) = batches.next().await {
+            let (directory, objects) = batch?;
+            let ids: Vec<_> = objects
+                .into_iter()
+                .filter(|index| {
+                    let path = directory.child_path(directory.entry(*index).name);
+                    self.pins.covering(&path).is_none()
+                })
+                .map(|index| id_at(&directory, index))
+                .collect();
+            bytes += ids.iter().map(|id| self.chain.cache.cached_bytes(id)).sum::<u64>();
+            files += self.chain.cache.unpin(ids).await;
+        }
+        Ok((files, bytes))
+    }
+}
