@@ -142,7 +142,8 @@ pub struct LsEntry {
     /// In a cluster: the address of the node that keeps it for all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
-    /// In a cluster: the nodes that did not say whether they have it.
+    /// In a cluster: the nodes that did not say whether they have it. A listing has them in a last entry,
+    /// a directory with the path that was asked for, if there are any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unheard: Vec<Unheard>,
 }

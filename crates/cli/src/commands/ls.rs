@@ -1,6 +1,5 @@
 //! `feedline ls`: a directory as the bucket has it, and what of it is on this node.
 
-use std::collections::BTreeMap;
 use std::io::Write as _;
 
 use feedline_node::api::{LsEntry, PathQuery};
@@ -55,15 +54,16 @@ pub(crate) fn run(args: &Args) -> Outcome {
         node_only: args.whose.node_only || !(args.cached || args.long || args.json),
     };
     let mut out = output::stdout();
-    let mut unheard = BTreeMap::new();
+    let mut unheard = Vec::new();
     daemon.ls(&query, &mut |entry| {
-        for node in &entry.unheard {
-            unheard.entry(node.address.clone()).or_insert_with(|| node.clone());
+        let is_last = !entry.unheard.is_empty();
+        if is_last {
+            unheard.clone_from(&entry.unheard);
         }
         if args.json {
             serde_json::to_writer(&mut out, &entry)?;
             writeln!(out)?;
-        } else {
+        } else if !is_last {
             let name = name_below(&path, &entry);
             let name = format!("{name}{}", places(&entry));
             if args.long { long(&mut out, &entry, &name)? } else { writeln!(out, "{name}")? }
@@ -71,7 +71,6 @@ pub(crate) fn run(args: &Args) -> Outcome {
         Ok(())
     })?;
     out.flush()?;
-    let unheard: Vec<_> = unheard.into_values().collect();
     nodes::write_unheard(&mut std::io::stderr(), &unheard, "what it holds is not shown")?;
     Ok(0)
 }

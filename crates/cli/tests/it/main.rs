@@ -7,6 +7,7 @@
 
 mod cluster;
 mod cluster_load;
+mod cluster_wide;
 mod compare;
 mod configured;
 mod demo;

@@ -241,6 +241,9 @@ pub(crate) fn whole(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).boxed_unsync()
 }
 
+/// An answer with this header comes without a version.
+pub(crate) const NO_WIRE: &str = "x-no-wire";
+
 /// What a peer of a test says to a read.
 pub(crate) type Says = Arc<dyn Fn() -> Response<Body> + Send + Sync>;
 
@@ -270,7 +273,10 @@ impl FakePeer {
                             says()
                         };
                         let headers = response.headers_mut();
-                        headers.entry(WIRE_HEADER).or_insert(wire.into());
+                        // What answers for an older node knows nothing of versions.
+                        if headers.remove(NO_WIRE).is_none() {
+                            headers.entry(WIRE_HEADER).or_insert(wire.into());
+                        }
                         Ok::<_, Infallible>(response)
                     }
                 });

@@ -8,4 +8,5 @@ mod hostile;
 mod loads;
 mod nodes;
 mod tls;
+mod questions;
 mod trust;

@@ -12,7 +12,7 @@ use super::question::{Held, Place, Question, Told, ids_of_text};
 use super::{CHECKS_AT_ONCE, NodeAdmin, nodes};
 use crate::status;
 
-/// Questions answered at once; the others wait. Each is a look at the index, or keeps a disk busy.
+/// Questions that change or read back something, at once; the others wait: each keeps a disk busy.
 const AT_ONCE: usize = 8;
 
 /// Answers what peers ask. Does not keep the node alive.
@@ -32,11 +32,17 @@ impl Answers {
 impl Questions for Answers {
     async fn answer(&self, question: serde_json::Value) -> Vec<u8> {
         let failed = |message: &str| Told::Failed { message: message.into() };
-        let _room = self.room.acquire().await;
         let told = match (self.node.upgrade(), serde_json::from_value(question)) {
             (None, _) => failed("it is stopping"),
             (_, Err(error)) => failed(&format!("it makes no sense of the question: {error}")),
-            (Some(node), Ok(question)) => node.tell(question).await,
+            (Some(node), Ok(question)) => {
+                // Who only wants to know does not wait for those whose work takes long.
+                let _room = match question {
+                    Question::Status | Question::Held { .. } | Question::Unknown => None,
+                    _ => Some(self.room.acquire().await),
+                };
+                node.tell(question).await
+            }
         };
         serde_json::to_vec(&told).expect("plain data can be written")
     }

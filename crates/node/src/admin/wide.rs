@@ -250,6 +250,11 @@ impl NodeAdmin {
             }
         }
         listing.flush().await;
+        let unheard = listing.others.unheard();
+        if !unheard.is_empty() {
+            let path = query.path.clone();
+            out.send(LsEntry { unheard, ..self.directory_entry(path) }).await;
+        }
         Ok(())
     }
 
@@ -336,7 +341,6 @@ impl WideListing<'_> {
         let mut waiting = std::mem::take(&mut self.waiting);
         let ids: Vec<_> = waiting.iter().filter_map(|(_, id)| *id).collect();
         let held = if ids.is_empty() { Vec::new() } else { self.others.held(&ids).await };
-        let unheard = self.others.unheard();
         let mut is_somewhere = vec![false; ids.len()];
         let mut files: Vec<_> = waiting.iter_mut().filter(|(_, id)| id.is_some()).collect();
         for (entry, id) in &mut files {
@@ -344,7 +348,6 @@ impl WideListing<'_> {
                 entry.nodes.push(self.own.clone());
             }
             entry.owner = id.and_then(|id| owner(self.cluster, &id));
-            entry.unheard.clone_from(&unheard);
         }
         for (at, held) in held {
             for one in held {

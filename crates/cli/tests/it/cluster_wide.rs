@@ -1,0 +1,266 @@
+//! Commands about all nodes at once: where files are, what is freed, kept and checked, and who did not answer.
+
+use std::fs;
+use std::path::PathBuf;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::cluster::{Cluster, FILES, NODES, address};
+use crate::sandbox::{Ran, Sandbox, signal, wait_until};
+
+const COUNT: u64 = FILES as u64;
+
+/// A cluster of which nobody fetches ahead, so that it is known who has what.
+fn start(sandbox: &Sandbox, test: usize) -> Cluster<'_> {
+    Cluster::start(sandbox, test, &["--fill", "off"])
+}
+
+/// A command about the set, as node 0 sees it.
+fn run(sandbox: &Sandbox, cluster: &Cluster<'_>, args: &[&str]) -> Ran {
+    let set = cluster.mnt(0).join("set");
+    sandbox.run(&[args, &[set.to_str().unwrap()]].concat())
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_else(|| panic!("no number: {value}"))
+}
+
+/// Waits until each node has written what it read.
+fn wait_for_disks(sandbox: &Sandbox, cluster: &Cluster<'_>, copies: u64) {
+    wait_until("everything to be on the disks", || {
+        let all = run(sandbox, cluster, &["du", "--json"]).json()["cluster"].clone();
+        number(&all["files"]) == COUNT && number(&all["copies"]) == copies
+    });
+}
+
+fn end(sandbox: &Sandbox, cluster: &Cluster<'_>) {
+    (0..NODES).for_each(|node| cluster.umount(node));
+    sandbox.assert_gone();
+}
+
+#[test]
+fn du_ls_and_stat_say_on_which_nodes_files_are() {
+    let sandbox = Sandbox::new();
+    let cluster = start(&sandbox, 20);
+    // Read through one node: what others own is there, and a copy of it here.
+    cluster.read(0, 0, 0..FILES);
+    wait_until("the copies to be written", || {
+        let usage = run(&sandbox, &cluster, &["du", "--json"]).json();
+        number(&usage["cached_files"]) == COUNT && number(&usage["cluster"]["files"]) == COUNT
+    });
+    let usage = run(&sandbox, &cluster, &["du", "--json"]).json();
+    let all = &usage["cluster"];
+    assert_eq!((&all["files"], &all["bytes"]), (&usage["files"], &usage["bytes"]), "{usage:#}");
+    let nodes = all["nodes"].as_array().unwrap();
+    assert_eq!(nodes.len(), NODES, "{usage:#}");
+    let sum: u64 = nodes.iter().map(|node| number(&node["files"])).sum();
+    assert_eq!(sum, COUNT + number(&all["copies"]), "{usage:#}");
+    assert!(0 < number(&all["copies"]) && number(&all["copies"]) < COUNT, "{usage:#}");
+    let shown = run(&sandbox, &cluster, &["du"]).ok();
+    for words in ["each file once", "further copies", "(this node)", &address(20, 2)] {
+        assert!(shown.contains(words), "{words:?} is missing: {shown}");
+    }
+    // One node's view is what it was, and the same as on any other node without a cluster.
+    let alone = run(&sandbox, &cluster, &["du", "--json", "--node-only"]).json();
+    assert_eq!((&alone["cluster"], number(&alone["cached_files"])), (&Value::Null, COUNT));
+    assert!(run(&sandbox, &cluster, &["du", "--node-only"]).ok().contains("on this node"));
+    // Each file names its owner, and the owner has it.
+    let lines = run(&sandbox, &cluster, &["ls", "--cached", "--json", "-R"]).ok();
+    let entries: Vec<Value> =
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(entries.len(), FILES);
+    let mut owners: Vec<_> = entries.iter().map(|it| it["owner"].as_str().unwrap()).collect();
+    for entry in &entries {
+        let nodes = entry["nodes"].as_array().unwrap();
+        assert!(nodes.contains(&entry["owner"]), "{entry:#}");
+        assert!(nodes.contains(&address(20, 0).into()), "{entry:#}");
+    }
+    owners.sort_unstable();
+    owners.dedup();
+    assert_eq!(owners.len(), NODES);
+    // A node that has only its own shows what the others have.
+    let third = cluster.mnt(2).join("set");
+    let seen = sandbox.run(&["ls", "--cached", "-R", third.to_str().unwrap()]).ok();
+    assert_eq!(seen.lines().count(), FILES, "{seen}");
+    assert!(seen.lines().all(|line| line.contains(" owner")), "{seen}");
+    // Names alone are names alone.
+    let names = run(&sandbox, &cluster, &["ls", "-R"]).ok();
+    assert!(!names.contains('['), "{names}");
+    let file = third.join(entries[0]["path"].as_str().unwrap().strip_prefix("set/").unwrap());
+    let stat = sandbox.run(&["stat", file.to_str().unwrap()]).ok();
+    assert!(stat.contains("on nodes") && stat.contains("owner"), "{stat}");
+    end(&sandbox, &cluster);
+}
+
+#[test]
+fn free_and_pin_and_check_are_done_on_all_nodes() {
+    let sandbox = Sandbox::new();
+    let cluster = Cluster::start(&sandbox, 21, &["--fill", "off", "--local-copies", "never"]);
+    cluster.read(0, 0, 0..FILES);
+    wait_for_disks(&sandbox, &cluster, 0);
+    // Each keeps what it owns.
+    let pinned = run(&sandbox, &cluster, &["pin", "--json"]).json();
+    let parts = pinned["cluster"]["nodes"].as_array().unwrap().clone();
+    let kept: u64 = parts.iter().map(|part| number(&part["pinned_files"])).sum();
+    assert_eq!((kept, parts.len()), (COUNT, NODES), "{pinned:#}");
+    let usage = run(&sandbox, &cluster, &["du", "--json"]).json();
+    for part in usage["cluster"]["nodes"].as_array().unwrap() {
+        assert_eq!(part["pinned_files"], part["files"], "{usage:#}");
+        assert!(0 < number(&part["files"]), "{usage:#}");
+    }
+    let freed = run(&sandbox, &cluster, &["free", "--json"]).json();
+    assert_eq!(number(&freed["cluster"]["files"]), 0, "pinned files stay: {freed:#}");
+    assert!(run(&sandbox, &cluster, &["free"]).ok().contains("pinned ones stay"));
+    // A file of another node goes bad on its disk, whichever node is asked to check.
+    let bad = damage(&sandbox, 1);
+    let checked = run(&sandbox, &cluster, &["check"]);
+    assert_eq!(checked.code, Some(1), "{checked:#?}");
+    let at = format!(" on {}", address(21, 1));
+    assert!(checked.stdout.contains("corrupt: ") && checked.stdout.contains(&at), "{checked:#?}");
+    assert!(checked.stdout.contains(&format!("checked {FILES} files")), "{checked:#?}");
+    assert!(!bad.exists(), "it was dropped");
+    assert!(run(&sandbox, &cluster, &["check"]).ok().contains("0 corrupt"));
+    // Unpinned, all goes.
+    run(&sandbox, &cluster, &["unpin"]).ok();
+    let freed = run(&sandbox, &cluster, &["free", "--json"]).json();
+    assert_eq!(number(&freed["cluster"]["files"]), COUNT - 1, "{freed:#}");
+    let parts = freed["cluster"]["nodes"].as_array().unwrap();
+    assert!(parts.iter().all(|part| 0 < number(&part["bytes"])), "{freed:#}");
+    let usage = run(&sandbox, &cluster, &["du", "--json"]).json();
+    assert_eq!(number(&usage["cluster"]["bytes"]), 0, "{usage:#}");
+    end(&sandbox, &cluster);
+}
+
+/// Turns a bit of one cached file of a node.
+fn damage(sandbox: &Sandbox, node: usize) -> PathBuf {
+    let mut dirs = vec![sandbox.path(&format!("cache-{node}"))];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else if entry.metadata().unwrap().len() == 20_000 {
+                let mut bytes = fs::read(&path).unwrap();
+                bytes[10_000] ^= 1;
+                fs::write(&path, bytes).unwrap();
+                return path;
+            }
+        }
+    }
+    panic!("node {node} has no file of the set");
+}
+
+#[test]
+fn a_node_that_hangs_is_named_and_the_others_answer() {
+    let sandbox = Sandbox::new();
+    let cluster = start(&sandbox, 22);
+    cluster.read_on(0..NODES, 0, 0..FILES);
+    let third = cluster.pid(2);
+    signal(third, Signal::STOP);
+    let tried = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let silent = address(22, 2);
+        let usage = run(&sandbox, &cluster, &["du", "--json"]).json();
+        assert_eq!(usage["cluster"]["unheard"][0]["address"], *silent, "{usage:#}");
+        assert_eq!(usage["cluster"]["nodes"].as_array().unwrap().len(), NODES - 1, "{usage:#}");
+        assert!(
+            run(&sandbox, &cluster, &["du"]).ok().contains(&format!("{silent} did not answer"))
+        );
+        let listed = run(&sandbox, &cluster, &["ls", "--cached", "-R"]);
+        assert!(listed.stderr.contains(&silent), "{listed:#?}");
+        listed.ok();
+        run(&sandbox, &cluster, &["free"]).fails(1, &[&silent, "did not answer", "way out"]);
+        run(&sandbox, &cluster, &["pin"]).fails(1, &[&silent, "nothing is pinned there"]);
+        run(&sandbox, &cluster, &["check"]).fails(1, &[&silent, "was not checked"]);
+        let mnt = cluster.mnt(0);
+        let status = sandbox.run(&["status", mnt.to_str().unwrap()]).ok();
+        assert!(status.contains(&format!("node {silent} did not answer")), "{status}");
+        let nodes = cluster.status(0)["cluster"]["nodes"].clone();
+        let states: Vec<_> = nodes.as_array().unwrap().iter().map(|it| &it["state"]).collect();
+        assert_eq!(states, ["up", "up", "down"], "{nodes:#}");
+    }));
+    // Whatever happened: a stopped process cannot be ended cleanly.
+    signal(third, Signal::CONT);
+    tried.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    wait_until("the one that hung to be asked again", || {
+        let usage = run(&sandbox, &cluster, &["du", "--json"]).json();
+        usage["cluster"]["nodes"].as_array().unwrap().len() == NODES
+    });
+    run(&sandbox, &cluster, &["free"]).ok();
+    end(&sandbox, &cluster);
+}
+
+#[test]
+fn status_and_top_show_every_node_and_what_they_did_together() {
+    let sandbox = Sandbox::new();
+    let cluster = start(&sandbox, 23);
+    cluster.read_on(0..NODES, 0, 0..FILES);
+    let status = cluster.status(0);
+    let nodes = status["cluster"]["nodes"].as_array().unwrap();
+    assert_eq!(nodes.len(), NODES, "{status:#}");
+    assert_eq!((&nodes[0]["this"], &nodes[0]["node"]), (&true.into(), &status["cluster"]["node"]));
+    for node in nodes {
+        assert_eq!(
+            (&node["state"], &node["fingerprint"]),
+            (&"up".into(), &nodes[0]["fingerprint"])
+        );
+        assert!(0 < number(&node["requests_saved"]) && 0 < number(&node["used_bytes"]), "{node:#}");
+    }
+    // Each object was fetched once, whoever did it.
+    let gets: u64 = nodes.iter().map(|node| number(&node["requests"]["GET"])).sum();
+    assert_eq!(gets, sandbox.sim.stats().get);
+    let mnt = cluster.mnt(0);
+    let mnt = mnt.to_str().unwrap();
+    let shown = sandbox.run(&["status", mnt]).ok();
+    assert!(shown.contains("total") && shown.contains("3 of 3"), "{shown}");
+    assert!(shown.contains("page cache"), "it says what nobody sees: {shown}");
+    let alone = sandbox.run(&["status", "--json", "--node-only", mnt]).json();
+    assert_eq!(alone["cluster"]["nodes"], Value::Null);
+    let frame = sandbox.run(&["top", "--once", mnt]).ok();
+    assert!(frame.contains("3 of 3 nodes answer"), "{frame}");
+    assert!((0..NODES).all(|node| frame.contains(&address(23, node))), "{frame}");
+    end(&sandbox, &cluster);
+}
+
+#[test]
+fn top_draws_in_a_terminal_until_q_and_says_so_where_there_is_none() {
+    let sandbox = Sandbox::new();
+    sandbox.run(&["top"]).fails(2, &["draws on a terminal", "--once", "feedline status --json"]);
+    sandbox.run(&["top", "--once"]).fails(3, &["nothing is mounted"]);
+    sandbox.mount(&[]);
+    let frame = sandbox.run(&["top", "--once"]).ok();
+    assert!(frame.contains("one node, no cluster") && frame.contains("s3://b"), "{frame}");
+    // A terminal of its own, of a size of its own; it must be as it was when `top` has ended.
+    let script = r#"
+import fcntl, os, pty, select, struct, sys, termios, time
+pid, tty = pty.fork()
+if pid == 0:
+    os.execv(sys.argv[1], [sys.argv[1], "top"])
+fcntl.ioctl(tty, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 150, 0, 0))
+before, seen, sent, until = termios.tcgetattr(tty)[3], b"", False, time.time() + 60
+while time.time() < until:
+    if select.select([tty], [], [], 0.1)[0]:
+        try:
+            piece = os.read(tty, 65536)
+        except OSError:
+            break
+        if not piece:
+            break
+        seen += piece
+    if not sent and b"SSD used" in seen:
+        assert not termios.tcgetattr(tty)[3] & termios.ECHO
+        os.write(tty, b"q")
+        sent = True
+_, code = os.waitpid(pid, 0)
+assert sent, seen
+assert os.waitstatus_to_exitcode(code) == 0, code
+assert sys.argv[2].encode() in seen, seen
+assert b"\x1b[?1049h" in seen and b"\x1b[?1049l" in seen, "the screen before comes back"
+"#;
+    let mut python = sandbox.command("python3");
+    python.args(["-c", script, env!("CARGO_BIN_EXE_feedline"), sandbox.mnt_str()]);
+    python.env("TERM", "xterm");
+    Ran::of(&mut python).ok();
+    sandbox.umount();
+    sandbox.assert_gone();
+}
