@@ -27,7 +27,7 @@ pub(crate) const FS_TYPE: &str = "fuse.feedline";
 /// How long a daemon may take for an answer from memory before it counts as hung.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The same where it asks the other nodes first, of which it waits for each for half as long.
+/// The same where it asks the other nodes first: all at once, and for ten seconds at most.
 const NODES_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How often a job that is followed is looked at: as often as a person sees a difference.

@@ -23,6 +23,9 @@
 //! | `POST /v1/shutdown` | | 202, then the daemon unmounts and ends |
 //! | `GET /metrics` | | Prometheus text |
 //!
+//! In a cluster `ls`, `stat`, `du`, `free`, `pin`, `unpin` and `check` are about all nodes, unless
+//! [`PathQuery::node_only`] says otherwise; a node that does not answer is named ([`Unheard`]).
+//!
 //! Errors are [`ApiError`] with a matching HTTP status. Paths are relative to the mount's root.
 
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! `feedline status`: every daemon of this user, or the one that serves a path.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
 use feedline_node::api::{
@@ -45,7 +45,7 @@ pub(crate) fn run(args: &Args) -> Outcome {
             output::json(&status)?;
         } else {
             let mut out = output::stdout();
-            write_status(&mut out, &status)?;
+            write_status(&mut out, &status, true)?;
             out.flush()?;
         }
         return Ok(0);
@@ -66,11 +66,14 @@ pub(crate) fn run(args: &Args) -> Outcome {
     if answers.is_empty() && silent.is_empty() {
         writeln!(out, "nothing is mounted")?;
     }
+    let mut shown = BTreeSet::new();
     for (index, status) in answers.iter().enumerate() {
         if index > 0 {
             writeln!(out)?;
         }
-        write_status(&mut out, status)?;
+        // Nodes of one cluster on one machine say the same of it.
+        let is_new = shown.insert(cluster_of(status));
+        write_status(&mut out, status, is_new)?;
     }
     for (mountpoint, error) in &silent {
         let mountpoint = mountpoint.display();
@@ -92,8 +95,14 @@ fn ask(daemon: &Daemon, whose: Whose) -> anyhow::Result<Status> {
     Ok(status)
 }
 
+/// The ids of the nodes that a daemon knows, itself among them.
+fn cluster_of(status: &Status) -> BTreeSet<&str> {
+    let nodes = status.cluster.iter().flat_map(|cluster| &cluster.nodes);
+    nodes.map(|node| node.node.as_str()).collect()
+}
+
 /// The human form: a heading, facts, then one line per cache directory.
-fn write_status(out: &mut impl Write, status: &Status) -> io::Result<()> {
+fn write_status(out: &mut impl Write, status: &Status, with_nodes: bool) -> io::Result<()> {
     writeln!(out, "{}", status.mountpoint)?;
     facts(status).write(out, "  ")?;
     if !status.cache.is_empty() {
@@ -101,6 +110,7 @@ fn write_status(out: &mut impl Write, status: &Status) -> io::Result<()> {
         cache_table(&status.cache).write(out, "  ")?;
     }
     if let Some(cluster) = &status.cluster
+        && with_nodes
         && !cluster.nodes.is_empty()
     {
         writeln!(out)?;

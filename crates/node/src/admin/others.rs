@@ -9,8 +9,12 @@ use futures::future::join_all;
 
 use super::question::{Held, Question, Told, ids_as_text};
 
-/// How long a node may take to say what it knows by heart.
-const TELL_WITHIN: Duration = Duration::from_secs(5);
+/// How long a node may take to say how it does: it is looked at each second.
+const STATUS_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long it may take to say what it knows by heart. One that is dead or stopped is given up much
+/// earlier, because it gives no sign of life; this is for one that is overloaded.
+const TELL_WITHIN: Duration = Duration::from_secs(30);
 
 /// How long it may take to do something, as long as it says that it is alive: a pin lists a data set,
 /// a check reads back large files.
@@ -86,7 +90,7 @@ impl<'a> Others<'a> {
 
     /// What each says of itself; of those that say nothing, what is known here.
     pub(super) async fn summaries(&mut self) -> Vec<(String, Result<NodeSummary, String>)> {
-        let mut told = self.ask(&Question::Status, TELL_WITHIN).await;
+        let mut told = self.ask(&Question::Status, STATUS_WITHIN).await;
         let mut all = Vec::new();
         for (at, other) in self.nodes.iter().enumerate() {
             let mine = told.iter_mut().find(|(it, _)| *it == at).map(|(_, told)| told);

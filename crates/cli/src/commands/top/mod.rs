@@ -6,7 +6,7 @@
 mod frame;
 
 use std::io::{self, IsTerminal as _, Write as _};
-use std::sync::mpsc::{Receiver, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, TryRecvError, TrySendError, sync_channel};
 use std::time::Duration;
 
 use feedline_node::api::NodeSummary;
@@ -109,12 +109,13 @@ fn live(
 ) -> anyhow::Result<()> {
     let mut is_new = true;
     loop {
-        if let Ok(answer) = answers.try_recv() {
-            match answer {
-                Ok(nodes) => shown.next(nodes),
-                Err(error) => shown.fail(&error),
-            }
-            is_new = true;
+        let heard = answers.try_recv();
+        is_new |= heard.is_ok();
+        match heard {
+            Ok(Ok(nodes)) => shown.next(nodes),
+            Ok(Err(error)) => shown.fail(&error),
+            Err(TryRecvError::Empty) => {}
+            Err(TryRecvError::Disconnected) => anyhow::bail!("the thread that asks has ended"),
         }
         if is_new {
             terminal.draw(|frame| frame::draw(frame, shown))?;
