@@ -219,7 +219,19 @@ fn status_and_top_show_every_node_and_what_they_did_together() {
     let frame = sandbox.run(&["top", "--once", mnt]).ok();
     assert!(frame.contains("3 of 3 nodes answer"), "{frame}");
     assert!((0..NODES).all(|node| frame.contains(&address(23, node))), "{frame}");
-    end(&sandbox, &cluster);
+    // One that is gone is a line that says so.
+    signal(cluster.pid(2), Signal::KILL);
+    let gone = format!("node {} did not answer", address(23, 2));
+    wait_until("the dead one to be missed", || {
+        cluster.status(0)["cluster"]["nodes"][2]["state"] == "down"
+    });
+    let frame = sandbox.run(&["top", "--once", mnt]).ok();
+    assert!(frame.contains(&gone) && frame.contains("2 of 3 nodes answer"), "{frame}");
+    let shown = sandbox.run(&["status", mnt]).ok();
+    assert!(shown.contains(&gone) && shown.contains("2 of 3"), "{shown}");
+    (0..2).for_each(|node| cluster.umount(node));
+    // The watchdog clears the mount of the dead one.
+    sandbox.assert_gone();
 }
 
 #[test]

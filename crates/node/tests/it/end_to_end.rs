@@ -218,6 +218,9 @@ fn a_flipped_bit_is_found_by_check_and_fetched_again() {
                 CheckEvent::Corrupt { path, .. } => corrupt.push(path),
                 CheckEvent::Done { corrupt, .. } => done = Some(corrupt),
                 CheckEvent::Progress { .. } => {}
+                event @ (CheckEvent::Node { .. } | CheckEvent::Unheard(_)) => {
+                    panic!("there is no cluster: {event:?}")
+                }
             }
         }
     });

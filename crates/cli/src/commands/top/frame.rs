@@ -17,7 +17,8 @@ const FIXED_ROWS: u16 = 8;
 const BAR: usize = 20;
 
 /// What the table cannot say, because nobody knows.
-const NOTE: &str = "SSD hits: reads that the kernel answers from its page cache are seen by nobody";
+const NOTE: &str =
+    "reads that the kernel answers alone (page cache, files handed to it) are seen by nobody";
 
 /// The last answer, the one before, and what went wrong since.
 #[derive(Debug)]

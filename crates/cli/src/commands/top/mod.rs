@@ -50,7 +50,8 @@ pub(crate) struct Args {
 
 /// Shows until somebody has seen enough.
 pub(crate) fn run(args: &Args) -> Outcome {
-    if !args.once && !(io::stdout().is_terminal() && io::stdin().is_terminal()) {
+    let is_terminal = io::stdout().is_terminal() && io::stdin().is_terminal();
+    if !args.once && !is_terminal {
         return Err(Failure::usage("feedline top draws on a terminal, and this is none")
             .way_out(
                 "`feedline top --once` prints one frame, `feedline status --json` is for scripts",
