@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::cluster::{Cluster, FILES, NODES, address};
-use crate::sandbox::{Ran, Sandbox, signal, wait_until};
+use crate::sandbox::{Ran, Sandbox, content, signal, wait_until};
 
 const COUNT: u64 = FILES as u64;
 
@@ -191,6 +191,40 @@ fn a_node_that_hangs_is_named_and_the_others_answer() {
 }
 
 #[test]
+fn more_files_than_fit_in_a_question_are_counted_listed_and_freed() {
+    // Given 20,000 files, of which one node has read each hundredth,
+    const MANY: usize = 20_000;
+    let sandbox = Sandbox::new();
+    let name = |at: usize| format!("many/{at:05}");
+    for at in 0..MANY {
+        sandbox.sim.put_object("b", &name(at), content(&name(at), 10));
+    }
+    let cluster = start(&sandbox, 24);
+    for at in (0..MANY).step_by(100) {
+        let read = fs::read(cluster.mnt(1).join(name(at))).unwrap();
+        assert_eq!(read, content(&name(at), 10));
+    }
+    let many = cluster.mnt(2).join("many");
+    let run = |args: &[&str]| sandbox.run(&[args, &[many.to_str().unwrap()]].concat());
+    // when another is asked, then it knows each of them,
+    wait_until("all that was read to be on a disk", || {
+        let usage = run(&["du", "--json"]).json();
+        assert_eq!(number(&usage["files"]), MANY as u64);
+        number(&usage["cluster"]["files"]) == MANY as u64 / 100
+    });
+    let listed = run(&["ls", "--cached"]).ok();
+    let listed: Vec<_> = listed.lines().map(|line| line.split("  [").next().unwrap()).collect();
+    let expected: Vec<_> = (0..MANY).step_by(100).map(|at| format!("{at:05}")).collect();
+    assert_eq!(listed, expected);
+    // and drops all copies of all of them.
+    let copies = number(&run(&["du", "--json"]).json()["cluster"]["copies"]);
+    let freed = run(&["free", "--json"]).json();
+    assert_eq!(number(&freed["cluster"]["files"]), MANY as u64 / 100 + copies, "{freed:#}");
+    assert_eq!(run(&["ls", "--cached"]).ok(), "");
+    end(&sandbox, &cluster);
+}
+
+#[test]
 fn status_and_top_show_every_node_and_what_they_did_together() {
     let sandbox = Sandbox::new();
     let cluster = start(&sandbox, 23);
@@ -249,7 +283,7 @@ pid, tty = pty.fork()
 if pid == 0:
     os.execv(sys.argv[1], [sys.argv[1], "top"])
 fcntl.ioctl(tty, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 150, 0, 0))
-before, seen, sent, until = termios.tcgetattr(tty)[3], b"", False, time.time() + 60
+seen, resized, sent, until = b"", False, False, time.time() + 60
 while time.time() < until:
     if select.select([tty], [], [], 0.1)[0]:
         try:
@@ -259,7 +293,11 @@ while time.time() < until:
         if not piece:
             break
         seen += piece
-    if not sent and b"SSD used" in seen:
+    if not resized and b"SSD used" in seen:
+        # The frame of another size is drawn from its first line on.
+        fcntl.ioctl(tty, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+        resized = True
+    if not sent and seen.count(b"feedline top") > 1:
         assert not termios.tcgetattr(tty)[3] & termios.ECHO
         os.write(tty, b"q")
         sent = True

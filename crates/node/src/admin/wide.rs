@@ -85,8 +85,8 @@ impl NodeAdmin {
                 usage.cached_files += u64::from(entry.cached);
                 usage.cached_bytes += entry.cached_bytes;
                 usage.pinned_files += u64::from(entry.pinned);
-                own.pinned_files += u64::from(self.chain.cache.is_pinned(&object.id()));
                 if entry.cached || 0 < entry.cached_bytes {
+                    own.pinned_files += u64::from(self.chain.cache.is_pinned(&object.id()));
                     holders.add(entry.cached_bytes, entry.cached);
                 }
                 holders.count(&mut all);
