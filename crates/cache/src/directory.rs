@@ -120,7 +120,15 @@ pub(crate) struct Journal {
     pub(crate) paused: bool,
 }
 
-/// The last search for victims.
+/// Who waits for the next search for victims, and for how many bytes.
+#[derive(Debug, Default)]
+pub(crate) struct Claims {
+    /// Searches begun so far.
+    pub(crate) begun: u64,
+    pub(crate) waiting: Vec<(Claim, u64)>,
+}
+
+/// The last search for victims that has ended.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Round {
     pub(crate) number: u64,
@@ -151,7 +159,7 @@ pub(crate) struct Dir {
     /// False until files that the index does not know are gone.
     pub(crate) swept: watch::Sender<bool>,
     /// Who waits for space, and for how much: at most what is in flight.
-    pub(crate) claims: Mutex<Vec<(Claim, u64)>>,
+    pub(crate) claims: Mutex<Claims>,
     /// Bytes for which a snapshot found no space.
     pub(crate) index_wanted: AtomicU64,
     pub(crate) kick: Notify,

@@ -17,7 +17,7 @@ use crate::disk::Trouble;
 use crate::hunt::{Candidate, Outcome, Shelf};
 use crate::index::{Record, State};
 use crate::journal::Entry;
-use crate::worth::Claim;
+use crate::worth::{Claim, Side, Victim, own_use};
 
 /// What takes the dead before anybody asks for their space.
 const BACKGROUND: Claim = Claim {
@@ -25,7 +25,7 @@ const BACKGROUND: Claim = Claim {
     priority: Priority::Fill,
     chance: false,
     must: false,
-    over_copies: false,
+    side: Side::Alone,
 };
 
 /// What `Cache::free` did.
@@ -92,14 +92,17 @@ impl Shared {
                 self.kick_if_due(dir);
                 return true;
             }
-            let hopeless = bytes > dir.object_limit() || dir.hunt.is_paused(&claim, &self.worth);
+            let hopeless = bytes > dir.object_limit() || self.is_in_vain(dir, &claim);
             if hopeless || last_try || dir.is_set_aside() || *self.stop.borrow() {
                 return false;
             }
-            let before = rounds.borrow_and_update().number;
-            dir.claims.lock().push((claim, bytes));
+            // A search under way does not know of this claim: what it finds says nothing.
+            let before = {
+                let mut claims = dir.claims.lock();
+                claims.waiting.push((claim, bytes));
+                claims.begun
+            };
             dir.kick.notify_one();
-            // The round under way may have begun before this claim: the one after counts.
             let done = tokio::select! {
                 done = rounds.wait_for(|round| round.number > before) => {
                     done.is_ok_and(|round| round.freed)
@@ -108,6 +111,11 @@ impl Shared {
             };
             last_try = !done;
         }
+    }
+
+    /// True if a search for the claim would find nothing, as far as is known.
+    fn is_in_vain(&self, dir: &Dir, claim: &Claim) -> bool {
+        claim.steps().iter().flatten().all(|step| dir.hunt.is_paused(step, &self.worth))
     }
 
     /// Wakes the evictor if there is more here than should be, or may be something dead.
@@ -163,13 +171,19 @@ impl Shared {
     /// Makes room for the claims that wait, as far as something yields to them; takes the dead in
     /// the background; and keeps the quota when the index has grown or the disk is full.
     fn evict_round(&self, dir: &Dir) {
-        let claims = std::mem::take(&mut *dir.claims.lock());
+        let (number, claims) = {
+            let mut claims = dir.claims.lock();
+            claims.begun += 1;
+            (claims.begun, std::mem::take(&mut claims.waiting))
+        };
         let wanted = dir.index_wanted.swap(0, Ordering::AcqRel);
         // A disk that was full keeps some space free, as the next write needs it.
         let is_full = dir.is_full(self.now_ms());
         let most = if is_full { dir.low_water() } else { dir.object_limit() };
         let must = most.min(dir.quota_bytes.saturating_sub(wanted));
-        let mut freed = self.make_room(dir, &Claim::must(), must);
+        let all = Claim::must();
+        let all = if self.has_copies() { all.of_own() } else { all };
+        let mut freed = self.make_room(dir, &all, must);
         // Never more than a quarter beyond the mark at once, but as much as the largest claim: who waits
         // comes back for more, and must then have got what it was told that there is.
         let limit = dir.object_limit();
@@ -178,30 +192,41 @@ impl Shared {
         let mut needed = 0;
         for (claim, bytes) in &claims {
             needed = (needed + bytes).min(most_at_once);
-            if dir.hunt.is_paused(claim, &self.worth) {
+            if dir.used() <= limit.saturating_sub(needed) || self.is_in_vain(dir, claim) {
                 continue;
             }
-            // Beneath what compares itself with the living come the dead, and in any number.
-            let floor = if claim.compares() { limit } else { dir.low_water() };
-            freed |= self.make_room(dir, claim, floor.saturating_sub(needed));
+            freed |= self.make_room(dir, claim, limit.saturating_sub(needed));
         }
         let is_due = dir.used() > dir.high_water();
         if is_due && !dir.hunt.is_paused(&BACKGROUND, &self.worth) {
-            freed |= self.make_room(dir, &BACKGROUND, dir.low_water());
+            freed |= self.take(dir, &BACKGROUND, limit);
         }
         dir.flush();
         let fits = dir.used().saturating_add(needed) <= dir.object_limit();
         dir.round.send_modify(|round| {
-            round.number += 1;
+            round.number = number;
             round.freed = freed || fits;
         });
     }
 
     /// Evicts what yields to the claim until no more than `floor` bytes are used.
     fn make_room(&self, dir: &Dir, claim: &Claim, floor: u64) -> bool {
-        if dir.used() <= floor {
-            return false;
+        let mut freed = false;
+        for step in claim.steps().into_iter().flatten() {
+            if dir.used() <= floor {
+                break;
+            }
+            if step.must || !dir.hunt.is_paused(&step, &self.worth) {
+                freed |= self.take(dir, &step, floor);
+            }
         }
+        freed
+    }
+
+    /// One step of that. Beneath what compares itself with the living come the dead, and in any number.
+    fn take(&self, dir: &Dir, claim: &Claim, floor: u64) -> bool {
+        let below = if claim.compares() { 0 } else { dir.object_limit() - dir.low_water() };
+        let floor = floor.saturating_sub(below);
         let shelf = DirShelf { shared: self, dir: dir.number };
         let mut evict = |id: &ObjectId| {
             if !self.evict(dir, id) {
@@ -213,13 +238,20 @@ impl Shared {
             }
         };
         let has_copies = self.has_copies();
-        let next_use = |id: &ObjectId| match self.next_use(id) {
-            // A copy of no data set that is being read is a stray as any other.
-            NextUse::Unknown if !claim.over_copies => NextUse::Unknown,
-            _ if has_copies && self.keeping(id) == Keeping::Copy => NextUse::Elsewhere,
-            next => next,
+        let victim = |id: &ObjectId| {
+            let next = self.next_use(id);
+            if !has_copies {
+                next.into()
+            } else if self.keeping(id) != Keeping::Copy {
+                Victim { next: own_use(next), is_kept_for_all: true }
+            } else if next == NextUse::Unknown && !claim.asks_copies() && !claim.must {
+                // A copy of no data set that is being read is a stray as any other.
+                next.into()
+            } else {
+                NextUse::Elsewhere.into()
+            }
         };
-        dir.hunt.run(&self.worth, &shelf, &next_use, claim, &mut evict)
+        dir.hunt.run(&self.worth, &shelf, &victim, claim, &mut evict)
     }
 
     fn is_let_go(&self, id: &ObjectId) -> bool {

@@ -227,7 +227,8 @@ impl Shared {
             self.worth.claim(&landed.id, self.next_use(&landed.id), landed.flight.priority());
         match keeping {
             Keeping::Copy => claim.of_copy(),
-            Keeping::Own | Keeping::Pass => Claim { over_copies: self.has_copies(), ..claim },
+            Keeping::Own | Keeping::Pass if self.has_copies() => claim.of_own(),
+            Keeping::Own | Keeping::Pass => claim,
         }
     }
 
@@ -245,6 +246,9 @@ impl Shared {
                 dir.flush_if_long();
             }
             if kept {
+                if self.has_copies() && self.keeping(&landed.id) == Keeping::Copy {
+                    dir.hunt.resume_copies();
+                }
                 continue;
             }
             if landed.retried {

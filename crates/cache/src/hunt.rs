@@ -4,6 +4,9 @@
 //! repeated, for claims of its kind, before a while has passed in uses: refusing a million
 //! objects costs a million comparisons, not a million searches. Nobody is asked under a lock.
 //!
+//! Where copies of what other nodes keep make room for our own, the hand goes round until it has enough,
+//! however few there are: nothing of our own is refused while there is a copy.
+//!
 //! Where only the dead may go, all that the hand meets go. Where a claim is compared with objects
 //! that are of use, the hand takes the lowest of a small sample, as Redis and LRB do (Song,
 //! Berger, Li and Lloyd, "Learning relaxed Belady", NSDI 2020): close to the lowest of all, at the
@@ -12,9 +15,9 @@
 use std::cmp::Reverse;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-use feedline_model::{NextUse, ObjectId};
+use feedline_model::ObjectId;
 
-use crate::worth::{Claim, KINDS, Worth};
+use crate::worth::{Claim, KINDS, OF_COPIES, Victim, Worth};
 
 /// Slots in one step of the hand where only the dead may go: one lock of the index.
 const STEP: usize = 4096;
@@ -89,25 +92,32 @@ impl Hunt {
         self.fruitless.iter().for_each(|times| times.store(0, Ordering::Relaxed));
     }
 
+    /// A copy of what another node keeps has come: it makes room for our own, whatever was found before.
+    pub(crate) fn resume_copies(&self) {
+        self.paused_until[OF_COPIES..].iter().for_each(|until| until.store(0, Ordering::Relaxed));
+    }
+
     /// Looks for objects that yield to the claim and has them evicted, until it is enough or too
     /// little is found. Returns true if anything was evicted. Cost: at most about 30,000 slots,
-    /// or a fifth as many questions.
+    /// or a fifth as many questions; of copies, a whole turn if there are few.
     pub fn run(
         &self,
         worth: &Worth,
         shelf: &dyn Shelf,
-        next_use: &dyn Fn(&ObjectId) -> NextUse,
+        victim: &dyn Fn(&ObjectId) -> Victim,
         claim: &Claim,
         evict: &mut dyn FnMut(&ObjectId) -> Outcome,
     ) -> bool {
         let ages = worth.ages(shelf.slots());
-        let (step, taken, cost_max) = if claim.compares() {
+        let (step, taken, cost_max) = if claim.asks_copies() {
+            (SAMPLE, SAMPLE_TAKEN, usize::MAX)
+        } else if claim.compares() {
             (SAMPLE, SAMPLE_TAKEN, SAMPLES_COST_MAX)
         } else {
             (STEP, STEP, COST_MAX)
         };
         let quiet_after = ages.quiet_after(claim);
-        let (mut cost, mut freed) = (0, false);
+        let (mut cost, mut freed, mut in_use) = (0, false, false);
         let (mut looked, mut found, mut ranked) = (0, Vec::new(), Vec::new());
         while cost < cost_max && looked < shelf.slots() {
             found.clear();
@@ -121,7 +131,7 @@ impl Hunt {
                     continue;
                 }
                 cost += QUESTION_COST;
-                if let Some(rank) = ages.rank(claim, *idle, next_use(id)) {
+                if let Some(rank) = ages.rank(claim, *idle, victim(id)) {
                     ranked.push((rank, *id));
                 }
             }
@@ -133,11 +143,19 @@ impl Hunt {
                         self.fruitless[claim.kind()].store(0, Ordering::Relaxed);
                         return true;
                     }
-                    Outcome::Refused => cost += QUESTION_COST,
+                    Outcome::Refused => {
+                        cost += QUESTION_COST;
+                        in_use = true;
+                    }
                 }
             }
         }
-        self.pause(claim, shelf.slots() as u64, freed, worth.time());
+        if claim.asks_copies() && in_use {
+            // A reader soon lets go of it.
+            self.paused_until[claim.kind()].store(worth.time() + PAUSE_MIN, Ordering::Relaxed);
+        } else {
+            self.pause(claim, shelf.slots() as u64, freed, worth.time());
+        }
         freed
     }
 
@@ -170,7 +188,7 @@ impl Hunt {
 mod tests {
     use std::cell::{Cell, RefCell};
 
-    use feedline_model::Priority;
+    use feedline_model::{NextUse, Priority};
 
     use super::*;
 
@@ -207,7 +225,7 @@ mod tests {
         let asked = Cell::new(0_u64);
         let next_use = |_: &ObjectId| {
             asked.set(asked.get() + 1);
-            NextUse::ThisEpoch
+            NextUse::ThisEpoch.into()
         };
         for number in 0..USES {
             worth.used(&id(number), 0);
@@ -233,7 +251,7 @@ mod tests {
                 row.0.borrow_mut()[usize::try_from(numbers[id]).expect("small")] = None;
                 Outcome::Enough
             };
-            let next_use = |id: &ObjectId| NextUse::After(numbers[id]);
+            let next_use = |id: &ObjectId| NextUse::After(numbers[id]).into();
             assert!(hunt.run(&worth, &row, &next_use, &claim, &mut evict));
         }
         assert_eq!(gone.len(), 50);
@@ -244,7 +262,7 @@ mod tests {
     fn a_claim_that_failed_speaks_for_those_that_are_further_off() {
         let (worth, hunt, row) = (Worth::default(), Hunt::default(), row(100));
         let claim = |uses| Claim::of(NextUse::After(uses), Priority::Demand);
-        let known = |_: &ObjectId| NextUse::After(1_000);
+        let known = |_: &ObjectId| NextUse::After(1_000).into();
         let mut evict = |_: &ObjectId| Outcome::Enough;
         assert!(!hunt.run(&worth, &row, &known, &claim(900), &mut evict));
         assert!(hunt.is_paused(&claim(900), &worth) && hunt.is_paused(&claim(5_000), &worth));
@@ -253,11 +271,34 @@ mod tests {
     }
 
     #[test]
+    fn the_last_copy_is_found_and_then_nobody_looks_until_another_comes() {
+        let (worth, hunt, row) = (Worth::default(), Hunt::default(), row(20_000));
+        let [of_copies, _] = Claim::of(NextUse::After(9), Priority::Demand).of_own().steps();
+        let claim = of_copies.expect("asked first");
+        let victim = |it: &ObjectId| -> Victim {
+            let is_copy = *it == id(19_999);
+            if is_copy { NextUse::Elsewhere } else { NextUse::After(u64::MAX) }.into()
+        };
+        let mut gone = Vec::new();
+        let mut evict = |it: &ObjectId| {
+            gone.push(*it);
+            row.0.borrow_mut()[19_999] = None;
+            Outcome::Enough
+        };
+        assert!(hunt.run(&worth, &row, &victim, &claim, &mut evict));
+        assert!(!hunt.run(&worth, &row, &victim, &claim, &mut evict));
+        assert_eq!(gone, [id(19_999)]);
+        assert!(hunt.is_paused(&claim, &worth));
+        hunt.resume_copies();
+        assert!(!hunt.is_paused(&claim, &worth));
+    }
+
+    #[test]
     fn a_search_that_found_nothing_is_resumed_when_told() {
         let (worth, hunt, row) = (Worth::default(), Hunt::default(), row(100));
         let claim = Claim::of(NextUse::ThisEpoch, Priority::Fill);
         let mut evict = |_: &ObjectId| Outcome::Refused;
-        let known = |_: &ObjectId| NextUse::NextEpoch;
+        let known = |_: &ObjectId| NextUse::NextEpoch.into();
         assert!(!hunt.run(&worth, &row, &known, &claim, &mut evict));
         assert!(hunt.is_paused(&claim, &worth));
         let other = Claim::of(NextUse::Unknown, Priority::Demand);

@@ -35,7 +35,12 @@
 //!
 //! Where nodes share a cache, an object that another node keeps for all ([`NextUse::Elsewhere`]) is a copy:
 //! it makes room for anything that is this node's to keep, whenever that is needed, because it costs
-//! a request to a peer and the other one a request to the bucket. A copy takes the place of the dead only.
+//! a request to a peer and the other one a request to the bucket. So a claim of our own is made twice: to
+//! the place of any copy first, and only where no copy is left to that of others of our own
+//! ([`Claim::steps`]). A copy takes the place of the dead only. Of what this node keeps for all, age says
+//! less: readers elsewhere that have copies do not ask, and another job may be slower than the one here. It
+//! makes room for a copy only if that is of a data set being read, and it is of none and was not asked for
+//! in four times as long. So a cache full of what jobs of last month read takes copies again.
 //!
 //! Plain LRU, SIEVE and S3-FIFO (Zhang et al., NSDI 2024; Yang et al., SOSP 2023) ask how often an object
 //! was used; in a scan every object was used equally often. `feedline bench evict` compares all.
@@ -55,6 +60,10 @@ use crate::reuse::Reuse;
 /// One in this many objects that have no other right may take the place of their equal.
 const CHANCES: u64 = 8;
 
+/// How much longer than other objects one that is kept for all nodes must not have been asked for, to be
+/// dead in the eyes of a copy: jobs that read one data set once while another is read nine times are rare.
+const KEPT_LONGER: u64 = 4;
+
 /// What is needed later must be needed later by a quarter, and by this many uses.
 const LATER_MIN: u64 = 64;
 
@@ -71,6 +80,34 @@ const QUIET: u64 = 1 << 59;
 /// Above every idle time and every known distance.
 const TIME_MAX: u64 = (1 << 59) - 1;
 
+/// Whose an object is that wants a place, and of whom it asks one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Of no node in particular: nobody shares, or it is the evictor itself.
+    Alone,
+    /// Another node keeps it.
+    Copy,
+    /// It is ours.
+    Own,
+    /// It is ours, and the copies are asked alone.
+    OwnOfCopies,
+}
+
+/// What is known of an object that may have to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Victim {
+    /// When it is needed next.
+    pub next: NextUse,
+    /// This node keeps it for others too.
+    pub is_kept_for_all: bool,
+}
+
+impl From<NextUse> for Victim {
+    fn from(next: NextUse) -> Self {
+        Self { next, is_kept_for_all: false }
+    }
+}
+
 /// Who wants a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
@@ -82,15 +119,15 @@ pub struct Claim {
     pub chance: bool,
     /// Space must be made, whatever has to go: the index grew or the disk is full.
     pub must: bool,
-    /// It is this node's to keep, and goes before copies of what others keep.
-    pub over_copies: bool,
+    /// Whose it is, among nodes that share a cache.
+    pub side: Side,
 }
 
 impl Claim {
     /// The claim of an object that was read with `priority` and is needed next at `next`.
     #[must_use]
     pub fn of(next: NextUse, priority: Priority) -> Self {
-        Self { next, priority, chance: false, must: false, over_copies: false }
+        Self { next, priority, chance: false, must: false, side: Side::Alone }
     }
 
     /// The claim of the same object where another node keeps it: to the place of the dead alone.
@@ -100,7 +137,24 @@ impl Claim {
             NextUse::Unknown => NextUse::Unknown,
             _ => NextUse::NextEpoch,
         };
-        Self::of(next, self.priority)
+        Self { side: Side::Copy, ..Self::of(next, self.priority) }
+    }
+
+    /// The claim of the same object where this node keeps it for all.
+    #[must_use]
+    pub fn of_own(self) -> Self {
+        Self { next: own_use(self.next), side: Side::Own, ..self }
+    }
+
+    /// Whom it asks for a place, one after the other: see the module's head.
+    #[must_use]
+    pub fn steps(self) -> [Option<Self>; 2] {
+        let next = match self.next {
+            NextUse::Unknown => NextUse::Unknown,
+            _ => NextUse::NextEpoch,
+        };
+        let of_copies = Self { side: Side::OwnOfCopies, ..Self::of(next, self.priority) };
+        [(self.side == Side::Own).then_some(of_copies), Some(self)]
     }
 
     /// The claim that nothing can refuse.
@@ -116,7 +170,12 @@ impl Claim {
             NextUse::After(_) => true,
             NextUse::ThisEpoch => self.priority == Priority::Fill,
         };
-        comes || self.chance || self.must || self.over_copies
+        comes || self.chance || self.must || self.asks_copies()
+    }
+
+    /// True if it asks for the places of copies alone.
+    pub(crate) fn asks_copies(&self) -> bool {
+        self.side == Side::OwnOfCopies
     }
 
     /// How far off the need is, where that is what claims of its kind are compared by: what is
@@ -130,18 +189,26 @@ impl Claim {
 
     /// Claims of one kind and distance find the same victims, or none.
     pub(crate) fn kind(&self) -> usize {
-        let known = self.next != NextUse::Unknown;
-        match (self.must, self.compares()) {
-            (true, _) => 4,
-            (_, true) if self.priority == Priority::Fill => 3,
-            (_, true) => 2,
-            _ => usize::from(known),
+        let known = usize::from(self.next != NextUse::Unknown);
+        match (self.side, self.must, self.compares()) {
+            (Side::OwnOfCopies, ..) => OF_COPIES + known,
+            (Side::Copy, ..) => 5 + known,
+            (_, true, _) => 4,
+            (_, _, true) if self.priority == Priority::Fill => 3,
+            (_, _, true) => 2,
+            _ => known,
         }
     }
 }
 
-/// Number of kinds of claims.
-pub(crate) const KINDS: usize = 5;
+/// Number of kinds of claims, and the first of those that ask copies alone, which are the last.
+pub(crate) const KINDS: usize = 9;
+pub(crate) const OF_COPIES: usize = 7;
+
+/// When an object that this node keeps for all is needed next. What no reader here needs, others may.
+pub(crate) fn own_use(next: NextUse) -> NextUse {
+    if next == NextUse::After(u64::MAX) { NextUse::ThisEpoch } else { next }
+}
 
 /// When an object that was not used counts as dead, in uses of all objects.
 #[derive(Debug, Clone, Copy)]
@@ -166,9 +233,19 @@ impl Ages {
 
     /// Says whether an object that was not used for `idle` uses and is needed next at `next`
     /// yields its place; the highest rank goes first. `None`: it stays.
-    pub(crate) fn rank(&self, claim: &Claim, idle: u64, next: NextUse) -> Option<u64> {
+    pub(crate) fn rank(&self, claim: &Claim, idle: u64, victim: Victim) -> Option<u64> {
         let idle = idle.min(TIME_MAX);
-        let is_quiet = self.quiet_after(claim).is_some_and(|after| idle > after);
+        let Victim { next, is_kept_for_all } = victim;
+        let is_dead = self.dead.is_some_and(|dead| idle > dead);
+        let is_quiet = match (is_kept_for_all, claim.side) {
+            (false, _) => self.quiet_after(claim).is_some_and(|after| idle > after),
+            (true, Side::Own) => is_dead,
+            (true, Side::Copy) => {
+                let is_known = claim.next != NextUse::Unknown;
+                is_known && self.dead.is_some_and(|dead| idle / KEPT_LONGER > dead)
+            }
+            (true, Side::Alone | Side::OwnOfCopies) => false,
+        };
         if claim.must {
             return Some(match next {
                 NextUse::Unknown => QUIET + idle,
@@ -181,11 +258,9 @@ impl Ages {
         let fills = claim.priority == Priority::Fill;
         match (claim.next, next) {
             (_, NextUse::Unknown) => is_quiet.then_some(DEAD + idle),
-            (_, NextUse::Elsewhere) if claim.over_copies => Some(COPY + idle),
-            (_, NextUse::Elsewhere) => {
-                // Copies that are still of use do not push each other out: in a scan none would be hit.
-                self.dead.is_some_and(|dead| idle > dead).then_some(COPY + idle)
-            }
+            (_, NextUse::Elsewhere) if claim.asks_copies() => Some(COPY + idle),
+            // Copies that are still of use do not push each other out: in a scan none would be hit.
+            (_, NextUse::Elsewhere) => is_dead.then_some(COPY + idle),
             (NextUse::After(own), NextUse::After(uses)) => {
                 let later = own.saturating_add(own / 4).saturating_add(LATER_MIN) < uses;
                 later.then_some(KNOWN + uses.min(TIME_MAX))
@@ -269,7 +344,7 @@ mod tests {
     const AGES: Ages = Ages { dead: Some(1_000), stray: 100 };
 
     fn yields(claim: Claim, idle: u64, next: NextUse) -> bool {
-        AGES.rank(&claim, idle, next).is_some()
+        AGES.rank(&claim, idle, next.into()).is_some()
     }
 
     #[test]
@@ -297,7 +372,7 @@ mod tests {
             assert!(!yields(known, 100, NextUse::Unknown));
         }
         let never = Ages { dead: None, stray: 100 };
-        assert_eq!(never.rank(&unknown, u64::MAX, NextUse::Unknown), None);
+        assert_eq!(never.rank(&unknown, u64::MAX, NextUse::Unknown.into()), None);
     }
 
     #[test]
@@ -318,7 +393,7 @@ mod tests {
             assert!(yields(claim, 0, NextUse::After(1_315)));
         }
         let claim = Claim::of(NextUse::After(0), Priority::Fill);
-        let rank = |idle, next| AGES.rank(&claim, idle, next).expect("yields");
+        let rank = |idle, next: NextUse| AGES.rank(&claim, idle, next.into()).expect("yields");
         let order = [
             rank(9_999, NextUse::Unknown),
             rank(500, NextUse::Unknown),
@@ -332,8 +407,13 @@ mod tests {
     #[test]
     fn copies_make_room_for_what_is_our_own_and_for_nothing_else() {
         for next in [NextUse::Unknown, NextUse::NextEpoch, NextUse::ThisEpoch] {
-            let own = Claim { over_copies: true, ..Claim::of(next, Priority::Demand) };
-            assert!(yields(own, 0, NextUse::Elsewhere) && own.compares());
+            let [first, second] = Claim::of(next, Priority::Demand).of_own().steps();
+            let (first, second) = (first.expect("copies"), second.expect("all"));
+            assert!(yields(first, 0, NextUse::Elsewhere) && first.compares());
+            for of_our_own in [NextUse::ThisEpoch, NextUse::NextEpoch, NextUse::After(9_999)] {
+                assert!(!yields(first, 5_000, of_our_own), "{next:?} {of_our_own:?}");
+            }
+            assert!(!yields(second, 1_000, NextUse::Elsewhere), "asked before");
             let copy = Claim { chance: true, ..Claim::of(next, Priority::Fill) }.of_copy();
             assert!(!yields(copy, 1_000, NextUse::Elsewhere), "its equal");
             assert!(yields(copy, 1_001, NextUse::Elsewhere), "dead");
@@ -342,16 +422,34 @@ mod tests {
             }
             assert!(yields(copy, 1_001, NextUse::Unknown), "the dead go for anything");
         }
-        // Of what may go for our own, the dead go first and copies next.
-        let own = Claim { over_copies: true, ..Claim::of(NextUse::After(0), Priority::Fill) };
-        let rank = |idle, next| AGES.rank(&own, idle, next).expect("yields");
-        let order = [
-            rank(500, NextUse::Unknown),
-            rank(0, NextUse::Elsewhere),
-            rank(u64::MAX, NextUse::NextEpoch),
-            rank(0, NextUse::After(u64::MAX)),
-        ];
-        assert!(order.is_sorted_by(|a, b| a > b), "{order:?}");
+        // The dead go before copies.
+        let [first, _] = Claim::of(NextUse::After(0), Priority::Fill).of_own().steps();
+        let first = first.expect("copies");
+        let rank = |idle, next: NextUse| AGES.rank(&first, idle, next.into()).expect("yields");
+        assert!(rank(500, NextUse::Unknown) > rank(5_000, NextUse::Elsewhere));
+    }
+
+    #[test]
+    fn what_is_kept_for_all_is_not_judged_by_age_alone_unless_for_our_own() {
+        let kept = Victim { next: NextUse::Unknown, is_kept_for_all: true };
+        let claim = |next| Claim::of(next, Priority::Demand);
+        let yields = |claim: Claim, idle| AGES.rank(&claim, idle, kept).is_some();
+        let (unknown, known) = (claim(NextUse::Unknown), claim(NextUse::ThisEpoch));
+        assert!(!yields(unknown, 9_000), "nobody asks for its place");
+        assert!(!yields(unknown.of_copy(), 9_000));
+        assert!(!yields(known.of_copy(), 4_003) && yields(known.of_copy(), 4_004));
+        for [of_copies, of_all] in [unknown.of_own().steps(), known.of_own().steps()] {
+            assert!(!yields(of_copies.expect("first"), 9_000), "copies go first");
+            let of_all = of_all.expect("second");
+            assert!(yields(of_all, 1_001) && !yields(of_all, 1_000));
+        }
+    }
+
+    #[test]
+    fn what_no_reader_here_needs_is_not_the_first_of_our_own_to_go() {
+        let claim = Claim::of(NextUse::After(u64::MAX), Priority::Demand);
+        assert_eq!(claim.of_own().next, NextUse::ThisEpoch);
+        assert_eq!(own_use(NextUse::After(7)), NextUse::After(7));
     }
 
     #[test]

@@ -237,8 +237,8 @@ impl<'a> Ours<'a> {
             if *free >= size { Outcome::Enough } else { Outcome::Gone }
         };
         let view = View(&self.slots, self.worth.time());
-        let next_use = |id: &ObjectId| future.next_use(objects[id]);
-        self.hunt.run(&self.worth, &view, &next_use, claim, &mut evict);
+        let victim = |id: &ObjectId| future.next_use(objects[id]).into();
+        self.hunt.run(&self.worth, &view, &victim, claim, &mut evict);
     }
 
     fn has(&self, object: u32) -> bool {
