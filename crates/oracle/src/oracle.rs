@@ -10,7 +10,7 @@ use crate::learn::Recorder;
 use crate::order::Order;
 use crate::sampler::{After, Sampler};
 use crate::search::Search;
-use crate::shape::{Gait, gait};
+use crate::shape::{Gait, Shape, gait};
 use crate::shared::Shared;
 use crate::stream::{RECENT, State, Stream};
 use crate::walk::{Step, Walk};
@@ -282,8 +282,12 @@ impl Oracle {
             self.share(id, &order, order.at(front));
             return;
         };
+        let (shape, whole, next) = match from_the_first(stream, &order, front) {
+            Some(from) if shape == Shape::plain(shape.start, 1) => (from, true, stream.opens),
+            _ => (shape, whole && begins, next),
+        };
         let family = order.sampler.family();
-        let mut walk = Walk::new(Arc::clone(&order), shape, whole && begins, next);
+        let mut walk = Walk::new(Arc::clone(&order), shape, whole, next);
         if let Some(after) = self.habits.get(family).and_then(|habit| habit.after) {
             walk.after = after;
         }
@@ -331,6 +335,14 @@ impl Oracle {
             self.opens_to_lock = None;
         }
     }
+}
+
+/// The way of a stream that has gone from place to place ever since its first open, which may be longer ago
+/// than what is remembered of it.
+fn from_the_first(stream: &Stream, order: &Order, front: u32) -> Option<Shape> {
+    let start = order.place(stream.first?)?;
+    let gone = u64::from(front.checked_sub(start)?) + 1;
+    (gone == stream.opens).then(|| Shape::plain(start, 1))
 }
 
 /// The evidence that a stream begins where one that has ended is to be followed: one of few places.

@@ -57,8 +57,9 @@ pub(crate) enum State {
 pub(crate) struct Stream {
     pub(crate) recent: Recent,
     pub(crate) state: State,
-    /// Opens of this stream, repeats at once not counted.
+    /// Opens of this stream, repeats at once not counted, and the first of them.
     pub(crate) opens: u64,
+    pub(crate) first: Option<u32>,
     /// The opens of the data set when it first and last opened something.
     pub(crate) born: u64,
     pub(crate) seen: u64,
@@ -76,6 +77,7 @@ impl Stream {
             recent: Recent::new(),
             state: State::Open(Vec::new()),
             opens: 0,
+            first: None,
             born: now,
             seen: now,
             known: 0,
@@ -91,6 +93,7 @@ impl Stream {
             return false;
         }
         self.recent.push(position);
+        self.first.get_or_insert(position);
         self.opens += 1;
         self.fresh += 1;
         true

@@ -119,8 +119,9 @@ impl Walk {
     /// shard yet is not taken to: if its epoch ends there, what lies beyond is never read here.
     pub(crate) fn tellable(&self) -> u64 {
         let len = self.shape.len(self.end);
-        let is_bounded = self.after == After::Wrap && self.end < self.order.len();
-        if is_bounded && self.next <= len { len - self.next } else { u64::MAX }
+        let is_part = 0 < self.shape.start || self.end < self.order.len();
+        let is_bounded = is_part && self.after == After::Wrap && self.next <= len;
+        if is_bounded { len - self.next } else { u64::MAX }
     }
 
     fn ahead(&self, k: u64) -> Option<Ahead> {

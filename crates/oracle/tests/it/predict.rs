@@ -66,19 +66,34 @@ fn upcoming_is_what_happens_in_the_same_turn() {
 
 #[test]
 fn nothing_is_told_beyond_the_end_of_a_shard_before_a_stream_goes_on_there() {
-    // Two readers of eight, as on one node of four.
-    let streams = dali(8_000, 8, 1_100)[4..6].to_vec();
+    // Two readers of eight, as on one node of four; the second ends with its shard or with the order.
+    for first in [4, 6] {
+        let streams = dali(8_000, 8, 1_100)[first..first + 2].to_vec();
+        let opens = in_turns(1, &streams);
+        let mut owner = Owner::new(8_000);
+        owner.open_all(&opens[..2 * 950]);
+        let rest: Vec<u32> = opens[2 * 950..2 * 1_000].iter().map(|it| it.1).collect();
+        assert_eq!(owner.oracle.upcoming(256), rest, "what is left of both shards");
+        owner.open_all(&opens[2 * 950..2 * 1_000]);
+        assert_eq!(owner.oracle.upcoming(256), Vec::<u32>::new(), "both are at the end");
+        // The second does what DALI does if its pipeline lives on.
+        let next = &streams[1][1_000..];
+        owner.open(2, next[0]);
+        assert_eq!(owner.oracle.upcoming(99), next[1..], "and nothing was left out");
+    }
+}
+
+#[test]
+fn where_a_stream_began_is_known_however_late_its_order_is_found() {
+    let streams = dali(8_000, 8, 1_000)[4..6].to_vec();
     let opens = in_turns(1, &streams);
     let mut owner = Owner::new(8_000);
-    owner.open_all(&opens[..2 * 950]);
-    let rest: Vec<u32> = opens[2 * 950..2 * 1_000].iter().map(|it| it.1).collect();
+    // A loader fills its buffers before the order has been made.
+    opens[..2 * 200].iter().for_each(|&(id, position)| owner.oracle.observe(id, position));
+    owner.open_all(&opens[2 * 200..2 * 950]);
+    assert!(owner.oracle.verdict().sampler.contains("8 shards"), "{:?}", owner.oracle.verdict());
+    let rest: Vec<u32> = opens[2 * 950..].iter().map(|it| it.1).collect();
     assert_eq!(owner.oracle.upcoming(256), rest, "what is left of both shards");
-    owner.open_all(&opens[2 * 950..2 * 1_000]);
-    assert_eq!(owner.oracle.upcoming(256), Vec::<u32>::new(), "both are at the end");
-    // The second does what DALI does if its pipeline lives on.
-    let next = &streams[1][1_000..];
-    owner.open(2, next[0]);
-    assert_eq!(owner.oracle.upcoming(99), next[1..], "and nothing was left out");
 }
 
 /// The opens from now until each position is opened, by looking.
