@@ -37,6 +37,7 @@ const RESERVED: &[(&str, &[&str], &str)] = &[
     ("object_store", &["store"], "only store names object stores"),
     ("axum", &["gateway"], "only gateway names the HTTP framework"),
     ("hyper", &["gateway", "cluster", "s3sim"], "only these speak HTTP themselves"),
+    ("etcd-client", &["cluster"], "only cluster speaks to etcd"),
     ("s3s", &["gateway"], "only gateway speaks S3 as a server"),
     ("clap", &["cli", "bench", "s3sim"], "only programs parse a command line"),
 ];

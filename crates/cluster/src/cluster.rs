@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::ask::Questions;
 use crate::fault::Reason;
+use crate::greeters::Greeters;
 use crate::link::{Handover, Joined, Link, LinkCounters};
 use crate::load::{LoadQueues, Loads};
 use crate::marks::Marks;
@@ -19,10 +20,11 @@ use crate::membership::{Epoch, Membership, Roster};
 use crate::net::Net;
 use crate::parts::{ClusterConfig, ClusterParts, within};
 use crate::peer::{Me, Peer, World};
-use crate::peers::{Peers, StaticList};
+use crate::peers::Peers;
 use crate::placement::NodeId;
 use crate::serve::{Serve, Served};
 use crate::server::Server;
+use crate::sources::{Announcement, Members, SourceStatus};
 use crate::timer::ClockTimer;
 use crate::tls::{Tls, TlsNet, TlsStatus};
 use crate::wire::{HelloAnswer, WIRE};
@@ -46,7 +48,8 @@ pub struct Cluster {
     link: Arc<Link>,
     roster: Arc<Roster>,
     peers: Arc<Peers>,
-    list: StaticList,
+    members: Members,
+    world: World,
     server: Server,
     serve: Arc<Serve>,
     load_queues: LoadQueues,
@@ -77,6 +80,7 @@ impl Cluster {
             instance: config.instance,
             quota_bytes: config.quota_bytes,
         };
+        let (version, quota_bytes) = (hello.version.clone(), config.quota_bytes);
         let world = World {
             me: Arc::new(Me { hello, token: config.token }),
             net,
@@ -101,8 +105,12 @@ impl Cluster {
         });
         let server = Server::start(listener, Arc::clone(&serve), world.clone());
         let roster = Arc::new(Roster::new(config.node, config.quota_bytes));
-        let peers = Peers::new(world);
-        let list = StaticList::start(&config.peers, &peers, &roster);
+        let peers = Peers::new(world.clone());
+        let (node, listen) = (config.node, server.address());
+        let me = Announcement { node, listen, quota_bytes, version };
+        let members = Members::start(&config.peers, parts.sources, me, &world, |pending| {
+            Greeters::new(Arc::clone(&peers), Arc::clone(&roster), pending)
+        });
         link.join(Joined {
             me: config.node,
             membership: Arc::clone(&roster) as Arc<dyn Membership>,
@@ -112,14 +120,15 @@ impl Cluster {
             counters: LinkCounters::default(),
             handover: Handover::default(),
         });
-        let (node, clock) = (config.node, parts.clock);
+        let clock = parts.clock;
         let load_queues = LoadQueues::default();
         Ok(Self {
             node,
             link,
             roster,
             peers,
-            list,
+            members,
+            world,
             server,
             serve,
             load_queues,
@@ -151,10 +160,11 @@ impl Cluster {
         &self.load_queues
     }
 
-    /// Waits until every configured address has been greeted once, for a second at most.
+    /// Waits until every source has said something and every address has been greeted once, for a second
+    /// at most.
     pub async fn settle(&self) {
         // Too late is no failure: who answers later is a member later.
-        let _ = within(&*self.clock, SETTLE_WITHIN, self.list.settled()).await;
+        let _ = within(&*self.clock, SETTLE_WITHIN, self.members.settled()).await;
     }
 
     /// Where peers reach this node: the port that the system chose, if 0 was asked for.
@@ -192,7 +202,14 @@ impl Cluster {
             refused: get(&self.serve.served.refused),
             tls: self.tls.as_ref().map(|tls| tls.status()),
             peers: self.peers.all().iter().map(peer).collect(),
+            sources: self.members.status(),
         }
+    }
+
+    /// Closes the port and all connections, and says where this node is listed that it is gone.
+    pub async fn leave(&self) {
+        self.stop();
+        self.members.leave(&self.world).await;
     }
 
     /// Closes the port and all connections: peers go on without this node.
@@ -317,4 +334,6 @@ pub struct ClusterStatus {
     pub tls: Option<TlsStatus>,
     /// Each peer, by address.
     pub peers: Vec<PeerStatus>,
+    /// Who names the members.
+    pub sources: Vec<SourceStatus>,
 }

@@ -26,15 +26,20 @@
 //!
 //! # Reading order
 //!
-//! [`placement`], [`membership`], `link` (one read, followed), `batch`, `peer` and `answer` (asking), `health`,
-//! `server` and `serve` (answering), `load` (files brought in by their owners), `ask` (all other questions), `marks`, [`wire`], `token`, `tls`,
-//! `net` and `timer` (the world); `cluster` puts them together.
+//! [`placement`], [`membership`], `sources`, `book` and `greeters` (how members are found: `dns`, `etcd`), `link` (one read, followed), `batch`, `peer` and
+//! `answer` (asking), `health`, `server` and `serve` (answering), `load` (files brought in by their owners), `ask` (all other questions), `marks`, [`wire`],
+//! `token`, `tls`, `net` and `timer` (the world); `cluster` puts them together.
 
 mod answer;
 mod ask;
 mod batch;
+mod book;
 mod cluster;
+mod dns;
+mod etcd;
+mod etcd_url;
 mod fault;
+mod greeters;
 mod health;
 mod link;
 mod load;
@@ -47,6 +52,7 @@ mod peers;
 pub mod placement;
 mod serve;
 mod server;
+mod sources;
 mod timer;
 mod tls;
 mod token;
@@ -54,11 +60,15 @@ pub mod wire;
 
 pub use ask::{ANSWER_BYTES_MAX, Questions};
 pub use cluster::{Cluster, ClusterError, ClusterStatus, PeerState, PeerStatus};
+pub use dns::{Resolver, SystemResolver};
+pub use etcd::{Etcd, EtcdSecrets};
+pub use etcd_url::{CLUSTER_NAME_BYTES_MAX, EtcdUrls};
 pub use fault::{Fault, Reason};
 pub use link::Link;
 pub use load::{LoadPlace, Loads};
 pub use net::{Accepted, Client, Listener, Net, Opened, Stream, Tcp};
 pub use parts::{BodyError, ClusterConfig, ClusterParts, Entropy, Guest, LocalCopies, PortBody};
 pub use placement::NodeId;
+pub use sources::{Announcement, Found, Heard, Source, SourceStatus, Sources};
 pub use tls::{Tls, TlsFiles, TlsStatus};
 pub use token::{TOKEN_BYTES_MIN, Token};

@@ -9,7 +9,8 @@
 //! - This node is always a member, in its own eyes.
 //! - Placement reads one epoch for one question; it never mixes two.
 //! - A member that does not answer stays a member: others take over by placement's order, and give
-//!   back when it answers again. Only who configures the cluster takes members away.
+//!   back when it answers again. Only what named it takes it away, and only while that can be heard
+//!   (`book`).
 
 use std::fmt;
 use std::sync::Arc;

@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 
 use crate::net::Net;
 use crate::placement::NodeId;
+use crate::sources::Sources;
 use crate::tls::Tls;
 use crate::token::{Nonce, Token};
 
@@ -44,7 +45,8 @@ pub struct ClusterConfig {
     pub quota_bytes: u64,
     /// Where peers reach this node.
     pub listen: SocketAddr,
-    /// `HOST:PORT` of every node, this one included under whatever name.
+    /// `HOST:PORT` of every node, this one included under whatever name; or `dns://NAME:PORT`, whose
+    /// addresses are the nodes.
     pub peers: Vec<String>,
     /// What all nodes must know.
     pub token: Option<Token>,
@@ -75,6 +77,8 @@ pub struct ClusterParts {
     pub entropy: Entropy,
     /// Who else is served on the port.
     pub guest: Option<Guest>,
+    /// Who is asked for nodes.
+    pub sources: Sources,
     /// Where tasks run.
     pub runtime: Handle,
 }

@@ -272,6 +272,9 @@ pub struct ClusterStatus {
     pub fingerprint: String,
     /// Nodes known, this one included.
     pub members: u64,
+    /// Who names them.
+    #[serde(default)]
+    pub members_from: Vec<MembersFrom>,
     /// Their quotas together, in bytes.
     pub quota_bytes: u64,
     /// `auto`, `always` or `never`.
@@ -310,6 +313,19 @@ pub struct TlsStatus {
     /// When it ends, in seconds since 1970.
     pub expires_unix_s: u64,
     /// Why newer files are not used, or that it ends soon.
+    pub trouble: Option<String>,
+}
+
+/// Where a node learns of the others.
+#[derive(Debug, Clone, Serialize, Deserialize, Default)]
+pub struct MembersFrom {
+    /// `list`, `dns` or `etcd`.
+    pub source: String,
+    /// The name, or the URLs and the cluster's name there.
+    pub place: String,
+    /// Addresses or nodes that it named last, this node not always among them.
+    pub found: u64,
+    /// Why it cannot be heard now: the members are those of before. `None`: all is well.
     pub trouble: Option<String>,
 }
 

@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-use crate::api::{ClusterStatus, PeerStatus, Status};
+use crate::api::{ClusterStatus, MembersFrom, PeerStatus, Status};
 
 /// The content type of the text format.
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -150,6 +150,16 @@ pub const METRICS: &[Metric] = &[
     gauge("feedline_cluster_epoch", "", "Lists of members that this node has seen.", |s| {
         of_cluster(s, |c| c.epoch)
     }),
+    gauge(
+        "feedline_cluster_source_up",
+        "",
+        "0 if what names the members cannot be heard, and they stay as they were.",
+        |s| {
+            let all = s.cluster.iter().flat_map(|cluster| &cluster.members_from);
+            let up = |it: &MembersFrom| f64::from(u8::from(it.trouble.is_none()));
+            all.map(|it| (vec![("source", it.source.clone())], up(it))).collect()
+        },
+    ),
     counter(
         "feedline_cluster_requests_saved_total",
         "",

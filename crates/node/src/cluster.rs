@@ -5,13 +5,16 @@ use std::io::{self, Read as _};
 use std::path::Path;
 use std::sync::Arc;
 
-use feedline_cluster::{Cluster, ClusterConfig, ClusterParts, Entropy, Link, NodeId, Tcp, Tls};
+use feedline_cluster::{
+    Cluster, ClusterConfig, ClusterParts, Entropy, Link, NodeId, Sources, Tcp, Tls,
+};
 use feedline_gateway::S3Endpoint;
 use feedline_model::Clock;
 use tokio::runtime::Handle;
 
 use crate::chain::{self, Chain};
 use crate::config::{ClusterSettings, ResolvedConfig};
+use crate::etcd;
 use crate::files;
 use crate::role::StartError;
 use crate::s3;
@@ -32,6 +35,7 @@ pub(crate) async fn join(
 ) -> Result<(Cluster, S3Endpoint), StartError> {
     let secrets = secrets(settings)?;
     let tls = tls(settings, &secrets, clock)?;
+    let directory = etcd::source(settings, secrets.etcd.clone(), &chain.mounted, clock)?;
     let s3 = s3::endpoint(config, settings, &secrets, chain, clock, tasks);
     let entropy = Entropy::new(random);
     let quota_bytes = chain.cache.stats().dirs.iter().map(|dir| dir.quota_bytes).sum();
@@ -57,6 +61,7 @@ pub(crate) async fn join(
         clock: Arc::clone(clock),
         entropy,
         guest: Some(s3::guest(&s3)),
+        sources: Sources { directory: directory.map(|etcd| etcd as _), ..Sources::default() },
         runtime: tasks.clone(),
     };
     chain.cache.set_ownership(Arc::clone(link) as _);
@@ -149,6 +154,7 @@ mod tests {
         let settings = |listen: &str, insecure| ClusterSettings {
             listen: listen.parse().unwrap(),
             peers: Vec::new(),
+            etcd: None,
             local_copies: LocalCopies::Auto,
             secrets_dir: Some(dir.path().to_owned()),
             insecure,

@@ -17,6 +17,7 @@ mod chain;
 pub mod clock;
 mod cluster;
 pub mod config;
+mod etcd;
 mod files;
 mod loads;
 pub mod logging;
@@ -31,6 +32,7 @@ mod secrets;
 mod signals;
 mod status;
 
+pub use etcd::{ReachedEtcd, reach_etcd};
 pub use feedline_gateway::{Client, ClientError, ItemStream, api};
 /// The object stores, for commands that write to a bucket without a mount.
 pub use feedline_store as store;

@@ -81,6 +81,10 @@ pub enum StartError {
     #[error(transparent)]
     Cluster(#[from] feedline_cluster::ClusterError),
 
+    /// The URLs of etcd and its secrets do not go together.
+    #[error("--etcd {0}")]
+    Etcd(String),
+
     /// The secrets of the port cannot be used: the directory, or a file in it.
     #[error("{}: cannot be used as secrets of the cluster (setting cluster_secrets): {why}", path.display())]
     Secrets { path: PathBuf, why: String },
@@ -360,7 +364,7 @@ async fn end_work(admin: &NodeAdmin) {
 async fn close(chain: &Chain) {
     // First: peers go on without us, and none waits for a cache that is being closed.
     if let Some(cluster) = chain.cluster.get() {
-        cluster.stop();
+        cluster.leave().await;
     }
     chain.fill.stop().await;
     chain.cache.close().await;

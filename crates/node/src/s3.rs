@@ -78,6 +78,7 @@ mod tests {
         let settings = |listen: &str, insecure| ClusterSettings {
             listen: listen.parse().unwrap(),
             peers: Vec::new(),
+            etcd: None,
             local_copies: LocalCopies::Auto,
             secrets_dir: None,
             insecure,

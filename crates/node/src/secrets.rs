@@ -11,7 +11,7 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use feedline_cluster::{TlsFiles, Token};
+use feedline_cluster::{EtcdSecrets, TlsFiles, Token};
 use feedline_gateway::S3Keys;
 
 use crate::role::StartError;
@@ -25,8 +25,19 @@ const S3_KEYS: &str = "s3-keys";
 /// Who signs the certificates of nodes, this node's own, and its key: as cert-manager names them.
 const TLS: [&str; 3] = ["ca.crt", "tls.crt", "tls.key"];
 
+/// The password of this node's user of etcd.
+const ETCD_PASSWORD: &str = "etcd-password";
+
+/// Whose certificates of etcd are trusted.
+const ETCD_CA: &str = "etcd-ca.crt";
+
+/// What this node shows to etcd.
+const ETCD_CERTIFICATE: &str = "etcd-tls.crt";
+const ETCD_KEY: &str = "etcd-tls.key";
+
 /// Every file that is looked for.
-const NAMES: &[&str] = &[TOKEN, S3_KEYS, TLS[0], TLS[1], TLS[2]];
+const NAMES: &[&str] =
+    &[TOKEN, S3_KEYS, TLS[0], TLS[1], TLS[2], ETCD_PASSWORD, ETCD_CA, ETCD_CERTIFICATE, ETCD_KEY];
 
 /// More than any of the files needs; one that is larger is something else.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -43,6 +54,8 @@ pub(crate) struct Secrets {
     pub(crate) s3_keys: Option<S3Keys>,
     /// With what it proves to be a node; looked at again while it runs.
     pub(crate) tls: Option<TlsFiles>,
+    /// With what etcd lets this node in.
+    pub(crate) etcd: EtcdSecrets,
 }
 
 impl Secrets {
@@ -65,7 +78,8 @@ impl Secrets {
         if tls.is_some() {
             warn_of_readers(&dir.join(TLS[2]));
         }
-        Ok(Self { token: token.transpose()?, s3_keys: s3_keys.transpose()?, tls })
+        let etcd = read_etcd(dir)?;
+        Ok(Self { token: token.transpose()?, s3_keys: s3_keys.transpose()?, tls, etcd })
     }
 
     /// True if nobody is let in as a peer who does not prove to be one.
@@ -93,6 +107,26 @@ pub(crate) fn tls_files(dir: &Path) -> Result<Option<TlsFiles>, String> {
         }
     };
     Ok(Some(TlsFiles { ca, cert, key }))
+}
+
+fn read_etcd(dir: &Path) -> Result<EtcdSecrets, StartError> {
+    let failed = |name: &str, why: &str| {
+        Err(StartError::Secrets { path: dir.join(name), why: why.to_owned() })
+    };
+    let read = |name: &str| read_file(&dir.join(name)).map(|read| read.map(|(_, text)| text));
+    let password = match read(ETCD_PASSWORD)?.map(String::from_utf8) {
+        Some(Ok(text)) if text.trim().is_empty() => return failed(ETCD_PASSWORD, "is empty"),
+        Some(Ok(text)) => Some(text.trim().to_owned()),
+        Some(Err(_)) => return failed(ETCD_PASSWORD, "is no text"),
+        None => None,
+    };
+    let identity_pem = match (read(ETCD_CERTIFICATE)?, read(ETCD_KEY)?) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        (Some(_), None) => return failed(ETCD_KEY, "is missing beside etcd-tls.crt"),
+        (None, Some(_)) => return failed(ETCD_CERTIFICATE, "is missing beside etcd-tls.key"),
+    };
+    Ok(EtcdSecrets { password, ca_pem: read(ETCD_CA)?, identity_pem })
 }
 
 /// A file and what it holds; `None` if it is not there.
@@ -185,6 +219,26 @@ mod tests {
         fs::remove_file(dir.path().join("tls.key")).unwrap();
         let said_of_two = said(dir.path());
         assert!(said_of_two.contains("holds no ca.crt and tls.key"), "{said_of_two}");
+    }
+
+    #[test]
+    fn what_etcd_lets_a_node_in_with_is_read_and_half_of_it_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &[u8]| fs::write(dir.path().join(name), text).unwrap();
+        write(ETCD_PASSWORD, b" hunter2\n");
+        write(ETCD_CA, b"ca");
+        let secrets = Secrets::read(dir.path()).unwrap();
+        assert_eq!(secrets.etcd.password.as_deref(), Some("hunter2"));
+        assert_eq!(secrets.etcd.ca_pem.as_deref(), Some(&b"ca"[..]));
+        assert!(secrets.etcd.identity_pem.is_none());
+        assert!(!format!("{secrets:?}").contains("hunter2"));
+        write(ETCD_CERTIFICATE, b"crt");
+        let said_of_half = said(dir.path());
+        assert!(said_of_half.contains("/etcd-tls.key: "), "{said_of_half}");
+        write(ETCD_KEY, b"key");
+        assert!(Secrets::read(dir.path()).unwrap().etcd.identity_pem.is_some());
+        write(ETCD_PASSWORD, b"\n");
+        assert!(said(dir.path()).contains("/etcd-password: "));
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use feedline_cluster::{LocalCopies, PeerState};
 use feedline_gateway::api::{
-    CacheDirStatus, ClusterStatus, DataSetStatus, FillStatus, MountedSource, NamespaceStatus,
-    PeerStatus, ReadStatus, S3Status, Status, TlsStatus,
+    CacheDirStatus, ClusterStatus, DataSetStatus, FillStatus, MembersFrom, MountedSource,
+    NamespaceStatus, PeerStatus, ReadStatus, S3Status, Status, TlsStatus,
 };
 use feedline_store::{RetryCause, Verb};
 
@@ -157,7 +157,14 @@ fn cluster(node: &NodeAdmin) -> Option<ClusterStatus> {
         bytes: peer.bytes,
         passed_by: peer.passed.into_iter().map(|(by, count)| (by.label().into(), count)).collect(),
     });
+    let members_from = now.sources.into_iter().map(|it| MembersFrom {
+        source: it.kind.into(),
+        place: it.place,
+        found: it.found,
+        trouble: it.trouble,
+    });
     Some(ClusterStatus {
+        members_from: members_from.collect(),
         node: now.node.to_string(),
         address: now.address.to_string(),
         epoch: now.epoch,

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use feedline_cluster::{
-    Cluster, ClusterConfig, ClusterParts, Entropy, Link, LocalCopies, Net, NodeId, PeerState, Token,
+    Cluster, ClusterConfig, ClusterParts, Entropy, Link, LocalCopies, Net, NodeId, PeerState,
+    Sources, Token,
 };
 use feedline_model::Clock as _;
 use parking_lot::Mutex;
@@ -116,6 +117,7 @@ impl Node {
             guest: None,
             clock: Arc::new(self.clock.clone()),
             entropy: self.entropy(),
+            sources: Sources::default(),
             runtime: common.runtime.clone(),
         };
         match Cluster::start(config, parts, link) {

@@ -226,6 +226,8 @@ fn start_failure(error: &StartError) -> Failure {
             .way_out(
                 "a directory with the file token (`openssl rand -hex 32`), the same on every node",
             ),
+        StartError::Etcd(_) => Failure::usage(error.to_string())
+            .way_out("`feedline config` explains the settings etcd and cluster_secrets"),
         StartError::Server(_)
         | StartError::Threads(_)
         | StartError::Signals(_)

@@ -263,6 +263,14 @@ fn cluster_facts(cluster: &ClusterStatus) -> Vec<(&'static str, String)> {
         cluster.address,
         cluster.local_copies,
     );
+    let sources = cluster.members_from.iter().map(|it| match &it.trouble {
+        None => format!("{} {}, {} found", it.source, it.place, output::count(it.found)),
+        Some(why) => {
+            format!("{} {} CANNOT BE HEARD, members stay as they are: {why}", it.source, it.place)
+        }
+    });
+    let sources: Vec<_> = sources.collect();
+    let sources = if sources.is_empty() { "nobody: alone".into() } else { sources.join("; ") };
     let traffic = format!(
         "{} requests saved ({} from peers), {} served ({}), {} fell back to the bucket",
         output::count(cluster.requests_saved),
@@ -284,7 +292,8 @@ fn cluster_facts(cluster: &ClusterStatus) -> Vec<(&'static str, String)> {
         output::count(cluster.s3.errors),
         output::bytes(cluster.s3.bytes),
     );
-    let mut facts = vec![("cluster", members), ("peers", traffic), ("s3 reads", s3)];
+    let mut facts =
+        vec![("cluster", members), ("named by", sources), ("peers", traffic), ("s3 reads", s3)];
     if let Some(tls) = &cluster.tls {
         let until = i64::try_from(tls.expires_unix_s).unwrap_or_default();
         let until = output::time(until * 1000);

@@ -12,11 +12,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use feedline_cluster::wire::{HELLO_PATH, HelloAnswer, WIRE, WIRE_HEADER};
 use feedline_cluster::{
-    Cluster, ClusterConfig, ClusterParts, Entropy, Guest, Link, LocalCopies, NodeId, Tcp, Tls,
-    Token,
+    Cluster, ClusterConfig, ClusterParts, Entropy, Guest, Link, LocalCopies, NodeId, Sources, Tcp,
+    Tls, Token,
 };
 use feedline_model::{
-    BlockSource, CachedFile, Object, ObjectHolder, ObjectId, ObjectIndex, Priority, Push,
+    BlockSource, CachedFile, Clock, Object, ObjectHolder, ObjectId, ObjectIndex, Priority, Push,
     ReadError, Residence, SourceId,
 };
 use feedline_testkit::{MemorySource, RealClock, object_bytes};
@@ -42,6 +42,14 @@ pub(crate) struct MemoryCache {
     complete: Mutex<HashMap<ObjectId, ()>>,
     /// What it hands out is damaged, as by a bad disk or memory.
     pub(crate) is_bad: AtomicBool,
+}
+
+impl MemoryCache {
+    /// As after an eviction.
+    pub(crate) fn forget(&self, object: &Object) {
+        self.complete.lock().remove(&object.id());
+        self.kept.lock().remove(&object.id());
+    }
 }
 
 #[async_trait]
@@ -110,6 +118,11 @@ pub(crate) struct Plan {
     pub(crate) prefix: &'static str,
     pub(crate) guest: Option<Guest>,
     pub(crate) tls: Option<Arc<Tls>>,
+    pub(crate) sources: Sources,
+    /// Besides the addresses that are given at the start.
+    pub(crate) peers: Vec<String>,
+    /// The real one, if none.
+    pub(crate) clock: Option<Arc<dyn Clock>>,
 }
 
 impl Default for Plan {
@@ -123,6 +136,9 @@ impl Default for Plan {
             prefix: "",
             guest: None,
             tls: None,
+            sources: Sources::default(),
+            peers: Vec::new(),
+            clock: None,
         }
     }
 }
@@ -160,7 +176,7 @@ impl Plan {
             version: "test".into(),
             quota_bytes: self.quota_bytes,
             listen: address,
-            peers: peers.iter().map(ToString::to_string).collect(),
+            peers: peers.iter().map(ToString::to_string).chain(self.peers.clone()).collect(),
             token: self.token.map(|token| Token::read(token.as_bytes()).unwrap()),
             local_copies: self.local_copies,
             serve_bytes_max: self.serve_bytes_max,
@@ -172,9 +188,10 @@ impl Plan {
             mounted: vec![(SOURCE, "other/".into()), (SOURCE, self.prefix.into())],
             net: Arc::new(Tcp(Handle::current())),
             tls: self.tls.clone(),
-            clock: RealClock::shared(),
+            clock: self.clock.clone().unwrap_or_else(|| RealClock::shared()),
             entropy: entropy(),
             guest: self.guest.clone(),
+            sources: self.sources.clone(),
             runtime: Handle::current(),
         };
         let cluster = Cluster::start(config, parts, Arc::clone(&link)).unwrap();

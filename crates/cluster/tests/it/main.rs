@@ -4,9 +4,11 @@
 
 mod circles;
 mod common;
+mod etcd;
 mod hostile;
 mod loads;
 mod nodes;
-mod tls;
 mod questions;
+mod sources;
+mod tls;
 mod trust;

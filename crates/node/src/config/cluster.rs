@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use feedline_cluster::EtcdUrls;
 pub use feedline_cluster::LocalCopies;
 
 use super::table::Value;
@@ -13,8 +14,10 @@ use super::written::{ConfigError, Merged};
 pub struct ClusterSettings {
     /// Where the others reach this node.
     pub listen: SocketAddr,
-    /// Every node, this one included.
+    /// Every node, this one included; or names that resolve to them.
     pub peers: Vec<String>,
+    /// Where nodes list themselves instead.
+    pub etcd: Option<EtcdUrls>,
     /// Whether what others own is kept here.
     pub local_copies: LocalCopies,
     /// The directory that holds the secrets of the port.
@@ -37,12 +40,21 @@ pub(super) fn resolve(merged: &Merged) -> Result<Option<ClusterSettings>, Config
         Some(Value::Peers(peers)) => peers,
         _ => Vec::new(),
     };
+    let etcd = match merged.value("etcd")? {
+        Some(Value::Etcd(urls)) => Some(urls),
+        _ => None,
+    };
+    if etcd.is_some() && !peers.is_empty() {
+        let why = "and peers exclude each other: one of them says who the members are";
+        return Err(ConfigError::new("etcd", why));
+    }
     let Some(Value::Address(listen)) = merged.value("listen")? else {
-        if peers.is_empty() {
+        let given = [(etcd.is_some(), "etcd"), (!peers.is_empty(), "peers")];
+        let Some((_, name)) = given.into_iter().find(|(is_given, _)| *is_given) else {
             return Ok(None);
-        }
+        };
         let why = "needs listen as well: where the others reach this node";
-        return Err(ConfigError::new("peers", why));
+        return Err(ConfigError::new(name, why));
     };
     let local_copies = match merged.text("local_copies")?.as_str() {
         "always" => LocalCopies::Always,
@@ -51,7 +63,7 @@ pub(super) fn resolve(merged: &Merged) -> Result<Option<ClusterSettings>, Config
     };
     let secrets_dir = merged.path("cluster_secrets")?;
     let insecure = merged.switch("insecure")?;
-    let settings = ClusterSettings { listen, peers, local_copies, secrets_dir, insecure };
+    let settings = ClusterSettings { listen, peers, etcd, local_copies, secrets_dir, insecure };
     if settings.secrets_dir.is_none() && !settings.is_open() {
         let why = format!(
             "{listen} can be reached from other machines: give cluster_secrets, or insecure if all \
@@ -84,6 +96,20 @@ mod tests {
         assert_eq!(settings.peers, ["a:1", "127.0.0.1:7001"]);
         assert_eq!(settings.local_copies, LocalCopies::Auto);
         assert_eq!(settings.listen.port(), 7001);
+    }
+
+    #[test]
+    fn members_come_from_names_or_etcd_but_not_from_a_list_and_etcd() {
+        let listen = ("listen", "127.0.0.1:7001");
+        let settings = resolve(&[listen, ("peers", "dns://nodes:7001,a:1")]).unwrap().unwrap();
+        assert_eq!(settings.peers, ["dns://nodes:7001", "a:1"]);
+        let etcd = ("etcd", "http://a:2379,http://b:2379");
+        let settings = resolve(&[listen, etcd]).unwrap().unwrap();
+        assert!(settings.etcd.is_some());
+        let both = resolve(&[listen, etcd, ("peers", "a:1")]).unwrap_err();
+        assert!(both.contains("etcd: and peers exclude each other"), "{both}");
+        let deaf = resolve(&[etcd]).unwrap_err();
+        assert!(deaf.contains("etcd: needs listen as well"), "{deaf}");
     }
 
     #[test]

@@ -437,6 +437,10 @@ impl Merged {
         }
         match setting.kind.read(text) {
             Ok(value) => Ok(Some(value)),
+            // What stands before an @ may be a password: the reason names the rest.
+            Err(why) if matches!(setting.kind, table::Kind::Etcd) && text.contains('@') => {
+                Err(ConfigError::new(self.place(name), why))
+            }
             Err(why) => Err(ConfigError::new(self.place(name), format!("{text:?} {why}"))),
         }
     }

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use feedline_cluster::EtcdUrls;
+
 use super::units;
 
 /// One setting.
@@ -78,8 +80,10 @@ pub enum Kind {
     Octal,
     /// `IP:PORT`.
     Address,
-    /// Comma-separated `HOST:PORT`.
+    /// Comma-separated `HOST:PORT` or `dns://NAME:PORT`.
     Peers,
+    /// Comma-separated URLs of one etcd.
+    Etcd,
     /// `on`, `off`, or comma-separated patterns of paths.
     Fill,
     /// Comma-separated `DIR:SIZE`, where a size may also be a percentage of the file system.
@@ -98,6 +102,7 @@ pub(super) enum Value {
     CacheDirs(Vec<(PathBuf, CacheSize)>),
     Fill(Fill),
     Peers(Vec<String>),
+    Etcd(EtcdUrls),
 }
 
 /// What is fetched ahead.
@@ -160,6 +165,7 @@ impl Kind {
                 .map(Value::Address)
                 .map_err(|_| "is no address: write IP:PORT, such as 127.0.0.1:9464".into()),
             Self::Peers => read_peers(text).map(Value::Peers),
+            Self::Etcd => EtcdUrls::read(text).map(Value::Etcd),
             Self::Fill => read_fill(text).map(Value::Fill),
             Self::CacheDirs => read_cache_dirs(text).map(Value::CacheDirs),
         }
@@ -189,14 +195,16 @@ fn absolute(text: &str) -> Result<PathBuf, String> {
 fn read_peers(text: &str) -> Result<Vec<String>, String> {
     let mut peers: Vec<String> = Vec::new();
     for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-        let parts = part.rsplit_once(':');
+        let parts = part.strip_prefix("dns://").unwrap_or(part).rsplit_once(':');
         let is_address = parts.is_some_and(|(host, port)| {
             !host.is_empty()
                 && !host.contains('/')
                 && port.parse::<u16>().is_ok_and(|port| 0 < port)
         });
         if !is_address {
-            return Err(format!("needs HOST:PORT of each node; {part:?} is none"));
+            return Err(format!(
+                "needs HOST:PORT of each node, or dns://NAME:PORT; {part:?} is none"
+            ));
         }
         if !peers.iter().any(|other| other == part) {
             peers.push(part.to_owned());
@@ -428,7 +436,16 @@ pub const SETTINGS: &[Setting] = &[
         "HOST:PORT,…",
         "",
         Kind::Peers,
-        "The addresses of all nodes that share the cache, the same list on each; this node finds itself in it",
+        "The addresses of all nodes that share the cache, the same list on each; this node finds itself in it. \
+         dns://NAME:PORT stands for all addresses of a name, such as a headless service, looked up every 5 seconds",
+    ),
+    setting(
+        "etcd",
+        "URL,…",
+        "",
+        Kind::Etcd,
+        "Instead of peers: http(s)://[USER@]HOST:2379[/CLUSTER] of the etcd where the nodes find each other; CLUSTER: by default \
+         those that mount the same. In cluster_secrets: etcd-password, etcd-ca.crt, etcd-tls.crt, etcd-tls.key",
     ),
     setting(
         "local_copies",

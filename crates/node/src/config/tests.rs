@@ -108,6 +108,7 @@ fn a_flag_beats_a_variable_beats_the_file_beats_the_default_for_every_setting() 
         Kind::Address => ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"].map(str::to_owned),
         Kind::CacheDirs => ["/a:1GiB", "/b:1GiB", "/c:1GiB"].map(str::to_owned),
         Kind::Peers => ["a:1", "b:1,c:2", "[::1]:3"].map(str::to_owned),
+        Kind::Etcd => ["http://a:1", "http://b", "https://u@c/x"].map(str::to_owned),
         Kind::Fill => ["off", "train/*", "a,b"].map(str::to_owned),
     };
     for setting in SETTINGS {
@@ -238,8 +239,18 @@ fn a_wrong_flag_names_flag_value_and_limit() {
             "7001",
             r#"--listen: "7001" is no address: write IP:PORT, such as 127.0.0.1:9464"#,
         ),
-        ("peers", "a:1,b", r#"--peers: "a:1,b" needs HOST:PORT of each node; "b" is none"#),
+        (
+            "peers",
+            "a:1,b",
+            r#"--peers: "a:1,b" needs HOST:PORT of each node, or dns://NAME:PORT; "b" is none"#,
+        ),
         ("peers", "a:1", "peers: needs listen as well: where the others reach this node"),
+        ("etcd", "a:1", r#"--etcd: "a:1" needs URLs such as http://etcd:2379; "a:1" is none"#),
+        (
+            "etcd",
+            "ftp://me:hunter2@a",
+            r#"--etcd: needs URLs such as http://etcd:2379; "…@a" is none"#,
+        ),
         ("cluster_secrets", "t", r#"--cluster-secrets: "t" is no absolute path"#),
         ("cache", "a:1GiB", r#"--cache: "a:1GiB" "a" is no absolute path"#),
         ("cache", "/a:1GiB,/a:2GiB", r#"--cache: "/a:1GiB,/a:2GiB" names /a twice"#),

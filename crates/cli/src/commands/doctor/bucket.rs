@@ -5,7 +5,7 @@ use std::net::{TcpStream, ToSocketAddrs as _};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use feedline_node::config::{CacheDir, ResolvedConfig};
-use feedline_node::{Reached, Unreached};
+use feedline_node::{Reached, ReachedEtcd, Unreached};
 
 use super::{Args, Check, machine};
 /// S3 refuses signatures that are 15 minutes off; a third of that is a clock that drifts.
@@ -36,6 +36,7 @@ pub(super) fn checks(args: &Args) -> Vec<Check> {
         warnings => Check::warn(name, warnings.join("; ")),
     }];
     checks.extend(config.cache.iter().map(|CacheDir { dir, size }| machine::cache_dir(dir, *size)));
+    checks.extend(etcd(&config));
     if args.source.is_some() {
         checks.extend(config.mounts.iter().filter_map(|m| m.endpoint.as_deref()).filter_map(clock));
         checks.extend(reach(&config));
@@ -53,6 +54,22 @@ fn reach(config: &ResolvedConfig) -> Vec<Check> {
         }
     };
     feedline_node::reach(config).into_iter().map(check).collect()
+}
+
+/// Who is listed in the etcd that is configured.
+fn etcd(config: &ResolvedConfig) -> Option<Check> {
+    let ReachedEtcd { place, outcome } = feedline_node::reach_etcd(config)?;
+    let name = format!("etcd {place}");
+    Some(match outcome {
+        // The cluster's name follows from what is mounted.
+        Ok((_, took)) if config.mounts.is_empty() => {
+            Check::ok("etcd", format!("answers in {} ms", took.as_millis()))
+        }
+        Ok((nodes, took)) => {
+            Check::ok(name, format!("answers in {} ms, lists {nodes} nodes", took.as_millis()))
+        }
+        Err(Unreached { error, way_out }) => Check::fail(name, error).way_out(way_out),
+    })
 }
 
 /// Compares clocks with an endpoint that speaks plain HTTP. Over TLS the bucket itself says it:

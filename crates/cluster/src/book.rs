@@ -1,0 +1,221 @@
+//! What one source has said of the members, and what follows from it: whom to greet, whom to give up.
+//!
+//! # Invariants
+//!
+//! - While the source cannot be heard, nobody is given up.
+//! - Who is no longer listed and still answers stays for a grace period: a directory that lost its
+//!   data, or a name server's partial answer, must not take a cluster apart. Who is not listed and does
+//!   not answer goes at once.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a member that is not listed any more, and answers, stays one. After a loss of the
+/// directory's data each node lists itself again within seconds (its pauses between attempts are at
+/// most 5 s); this is several times that.
+pub(crate) const GRACE: Duration = Duration::from_secs(30);
+
+/// Greetings in a row after which a member that is not listed any more is believed to be gone: one may
+/// be lost by chance.
+const FAILED_MAX: u32 = 2;
+
+/// Members of one source at most; what is listed beyond is left out. More than 1,000 is unheard of.
+pub(crate) const MEMBERS_MAX: usize = 4096;
+
+/// A node as a source lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The same for the same node for as long as it is listed.
+    pub key: String,
+    /// `HOST:PORT`.
+    pub address: String,
+}
+
+/// What follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Greet it from now on.
+    Greet(Arc<str>),
+    /// Greet it now: does it still answer?
+    Test(Arc<str>),
+    /// It is no member any more.
+    Drop(Arc<str>),
+}
+
+#[derive(Debug)]
+struct Entry {
+    address: Arc<str>,
+    missing_since: Option<Duration>,
+}
+
+/// See the module's head. Time is that of the node's clock, monotonic.
+#[derive(Debug, Default)]
+pub(crate) struct Book {
+    entries: BTreeMap<String, Entry>,
+}
+
+impl Book {
+    /// The whole list as it is now.
+    pub(crate) fn all(&mut self, found: Vec<Found>, now: Duration) -> Vec<Step> {
+        let listed: HashSet<&str> = found.iter().map(|it| &*it.key).collect();
+        let absent = self.entries.keys().filter(|key| !listed.contains(key.as_str()));
+        let absent: Vec<String> = absent.cloned().collect();
+        let mut steps: Vec<_> = found.into_iter().flat_map(|it| self.here(it)).collect();
+        steps.extend(absent.iter().flat_map(|key| self.left(key, now)));
+        steps
+    }
+
+    /// One is listed, perhaps elsewhere than before.
+    pub(crate) fn here(&mut self, found: Found) -> Vec<Step> {
+        let address: Arc<str> = found.address.into();
+        let count = self.entries.len();
+        match self.entries.get_mut(&found.key) {
+            Some(entry) if entry.address == address => {
+                entry.missing_since = None;
+                Vec::new()
+            }
+            Some(entry) => {
+                let old = std::mem::replace(&mut entry.address, Arc::clone(&address));
+                entry.missing_since = None;
+                vec![Step::Greet(address), Step::Drop(old)]
+            }
+            None if MEMBERS_MAX <= count => {
+                tracing::warn!(
+                    address = &*address,
+                    "more than {MEMBERS_MAX} nodes: it is left out"
+                );
+                Vec::new()
+            }
+            None => {
+                let entry = Entry { address: Arc::clone(&address), missing_since: None };
+                self.entries.insert(found.key, entry);
+                vec![Step::Greet(address)]
+            }
+        }
+    }
+
+    /// One is listed no more.
+    pub(crate) fn left(&mut self, key: &str, now: Duration) -> Vec<Step> {
+        match self.entries.get_mut(key) {
+            Some(entry) if entry.missing_since.is_none() => {
+                entry.missing_since = Some(now);
+                vec![Step::Test(Arc::clone(&entry.address))]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The source is not heard any more: what it said last holds, and its next list is a new beginning.
+    pub(crate) fn lost(&mut self) {
+        self.entries.values_mut().for_each(|entry| entry.missing_since = None);
+    }
+
+    /// Gives up who is due; `failed` tells how many greetings of an address failed since it was missed.
+    pub(crate) fn due(&mut self, now: Duration, failed: impl Fn(&str) -> u32) -> Vec<Step> {
+        let mut steps = Vec::new();
+        self.entries.retain(|_, entry| {
+            let Some(since) = entry.missing_since else { return true };
+            let stays = failed(&entry.address) < FAILED_MAX && now < since + GRACE;
+            if !stays {
+                steps.push(Step::Drop(Arc::clone(&entry.address)));
+            }
+            stays
+        });
+        steps
+    }
+
+    /// True if somebody is missed, so that time matters.
+    pub(crate) fn has_missing(&self) -> bool {
+        self.entries.values().any(|entry| entry.missing_since.is_some())
+    }
+
+    /// How many are known.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn found(key: &str, address: &str) -> Found {
+        Found { key: key.into(), address: address.into() }
+    }
+
+    fn both() -> Vec<Found> {
+        vec![found("1", "a:1"), found("2", "b:1")]
+    }
+
+    fn known() -> Book {
+        let mut book = Book::default();
+        let steps = book.all(both(), s(0));
+        assert_eq!(steps, [Step::Greet("a:1".into()), Step::Greet("b:1".into())]);
+        book
+    }
+
+    #[test]
+    fn who_appears_is_greeted_once() {
+        let mut book = known();
+        assert_eq!(book.all(both(), s(1)), []);
+        assert_eq!(book.here(found("2", "b:1")), []);
+        assert_eq!(book.here(found("3", "c:1")), [Step::Greet("c:1".into())]);
+        assert_eq!(book.due(s(1000), |_| 9), [], "nobody is missed, whoever fails to answer");
+    }
+
+    #[test]
+    fn who_vanishes_and_does_not_answer_goes_at_once() {
+        let mut book = known();
+        assert_eq!(book.left("2", s(10)), [Step::Test("b:1".into())]);
+        assert_eq!(book.left("2", s(11)), [], "once");
+        assert!(book.has_missing());
+        assert_eq!(book.due(s(11), |_| 1), [], "one failure may be chance");
+        assert_eq!(book.due(s(11), |_| 2), [Step::Drop("b:1".into())]);
+        assert_eq!((book.len(), book.has_missing()), (1, false));
+        assert_eq!(book.left("2", s(12)), [], "unknown by now");
+        assert_eq!(book.here(found("2", "b:1")), [Step::Greet("b:1".into())], "and may come back");
+    }
+
+    #[test]
+    fn who_vanishes_and_answers_stays_for_the_grace_period() {
+        let mut book = known();
+        assert_eq!(book.all(vec![], s(10)).len(), 2, "both are tested");
+        assert_eq!(book.due(s(39), |_| 0), []);
+        assert_eq!(book.here(found("1", "a:1")), [], "listed again");
+        assert_eq!(book.due(s(40), |_| 0), [Step::Drop("b:1".into())]);
+        assert_eq!(book.due(s(400), |_| 0), []);
+    }
+
+    #[test]
+    fn a_source_that_is_not_heard_changes_nothing_and_its_next_list_begins_anew() {
+        let mut book = known();
+        book.left("1", s(10));
+        book.lost();
+        assert_eq!(book.due(s(1000), |_| 9), []);
+        // Restarted without its data, it lists who has come back so far.
+        assert_eq!(book.all(vec![found("1", "a:1")], s(1000)), [Step::Test("b:1".into())]);
+        assert_eq!(book.due(s(1029), |_| 0), []);
+        assert_eq!(book.all(both(), s(1029)), []);
+        assert_eq!(book.due(s(2000), |_| 0), []);
+    }
+
+    #[test]
+    fn a_node_that_moved_is_greeted_where_it_is_now() {
+        let mut book = known();
+        let steps = book.here(found("2", "b:9"));
+        assert_eq!(steps, [Step::Greet("b:9".into()), Step::Drop("b:1".into())]);
+        assert_eq!(book.len(), 2);
+    }
+
+    #[test]
+    fn there_is_a_limit() {
+        let mut book = Book::default();
+        let many = (0..MEMBERS_MAX + 9).map(|n| found(&n.to_string(), &format!("a:{n}")));
+        assert_eq!(book.all(many.collect(), s(0)).len(), MEMBERS_MAX);
+    }
+}
