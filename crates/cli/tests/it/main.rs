@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test may panic as the test itself may")]
 
 mod cluster;
+mod cluster_etcd;
 mod cluster_load;
 mod cluster_wide;
 mod compare;
