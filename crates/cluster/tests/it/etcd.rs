@@ -247,7 +247,11 @@ async fn an_etcd_that_is_killed_and_comes_back_with_or_without_its_data_changes_
 async fn a_node_that_starts_before_etcd_is_alone_and_says_so_until_it_is_there() {
     let mut etcd = Server::new();
     let bucket = MemorySource::new(SOURCE);
-    let [first, second] = [1, 2].map(|number| etcd.node(number, "lab", &bucket));
+    let first = etcd.node(1, "lab", &bucket);
+    // The second one is also told of an endpoint where nobody ever listens.
+    let [nobody] = addresses::<1>();
+    let urls = format!("http://{nobody}/lab,{}/lab", etcd.url());
+    let second = etcd.node_with(2, &urls, EtcdSecrets::default(), &bucket);
     first.cluster.settle().await;
     let told = trouble(&first).unwrap();
     assert!(told.contains("nobody listens") && told.contains("check the URL"), "{told}");

@@ -202,9 +202,7 @@ fn read_peers(text: &str) -> Result<Vec<String>, String> {
                 && port.parse::<u16>().is_ok_and(|port| 0 < port)
         });
         if !is_address {
-            return Err(format!(
-                "needs HOST:PORT of each node, or dns://NAME:PORT; {part:?} is none"
-            ));
+            return Err(format!("needs HOST:PORT or dns://NAME:PORT; {part:?} is none"));
         }
         if !peers.iter().any(|other| other == part) {
             peers.push(part.to_owned());
