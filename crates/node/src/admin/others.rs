@@ -109,10 +109,7 @@ impl<'a> Others<'a> {
         let question = Question::Held { ids: ids_as_text(ids) };
         let told = self.ask(&question, TELL_WITHIN).await;
         let held = told.into_iter().filter_map(|(at, told)| match told {
-            // A place that was not asked about is nobody's.
-            Told::Held { held } => {
-                Some((at, held.into_iter().filter(|it| (it.0 as usize) < ids.len()).collect()))
-            }
+            Told::Held { held } => Some((at, each_once(held, ids.len()))),
             _ => None,
         });
         held.collect()
@@ -153,4 +150,26 @@ impl<'a> Others<'a> {
 /// An address that is no member's is a second name of one, or this node's own, if all is well there.
 pub(super) fn is_a_node(peer: &PeerStatus) -> bool {
     peer.node.is_some() || peer.state == PeerState::Down
+}
+
+/// A place that was not asked about is nobody's, and one that is named twice counts once.
+fn each_once(mut held: Vec<Held>, asked: usize) -> Vec<Held> {
+    let mut seen = vec![false; asked];
+    held.retain(|it| {
+        let seen = seen.get_mut(it.0 as usize);
+        seen.is_some_and(|seen| !std::mem::replace(seen, true))
+    });
+    held
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_node_says_of_places_that_nobody_asked_about_is_not_counted() {
+        let said = [Held(1, 5, 1), Held(3, 5, 1), Held(1, 9, 3), Held(0, 2, 0)];
+        assert_eq!(each_once(said.to_vec(), 3), [Held(1, 5, 1), Held(0, 2, 0)]);
+        assert_eq!(each_once(said.to_vec(), 0), []);
+    }
 }

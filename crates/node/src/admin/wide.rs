@@ -70,10 +70,12 @@ impl NodeAdmin {
             for (at, held) in others.held(&ids).await {
                 let part = &mut others.get_mut(at).usage;
                 for one in held {
-                    let is_complete = one.is_complete();
-                    holders[one.0 as usize].add(one.1, is_complete);
+                    let (directory, index) = &batch[one.0 as usize];
+                    let Some(object) = directory.object(*index) else { continue };
+                    let (bytes, is_complete) = (one.1.min(object.version.size), one.is_complete());
+                    holders[one.0 as usize].add(bytes, is_complete);
                     part.files += u64::from(is_complete);
-                    part.bytes += one.1;
+                    part.bytes += bytes;
                     part.pinned_files += u64::from(one.is_pinned());
                 }
             }
@@ -178,8 +180,8 @@ impl NodeAdmin {
             for (at, told) in told {
                 let Told::Checked { files, bytes, corrupt: places } = told else { continue };
                 let other = others.get_mut(at);
-                other.usage.files += files;
-                other.usage.bytes += bytes;
+                other.usage.files = other.usage.files.saturating_add(files);
+                other.usage.bytes = other.usage.bytes.saturating_add(bytes);
                 other.corrupt += places.len() as u64;
                 bad.extend(places.into_iter().map(|at| (other.address().to_owned(), at)));
             }
@@ -192,7 +194,8 @@ impl NodeAdmin {
             }
             (files, bytes) = (own.files, own.bytes);
             for other in others.all() {
-                (files, bytes) = (files + other.usage.files, bytes + other.usage.bytes);
+                files = files.saturating_add(other.usage.files);
+                bytes = bytes.saturating_add(other.usage.bytes);
             }
             if !out.send(CheckEvent::Progress { files, bytes, files_total, bytes_total }).await {
                 return Ok(());
@@ -387,9 +390,9 @@ fn corrupt_on(address: String, directory: &Directory, index: usize) -> CheckEven
 
 fn add_freed(part: &mut NodeUsage, told: &Told) {
     if let Told::Freed { files, bytes, pinned } = told {
-        part.files += files;
-        part.bytes += bytes;
-        part.pinned_files += pinned;
+        part.files = part.files.saturating_add(*files);
+        part.bytes = part.bytes.saturating_add(*bytes);
+        part.pinned_files = part.pinned_files.saturating_add(*pinned);
     }
 }
 
@@ -420,8 +423,10 @@ fn changed(own: NodeUsage, others: &Others<'_>, files: u64, bytes: u64) -> Usage
     let there = others.all().filter(|other| other.is_heard() || 0 < other.usage.files);
     all.nodes = std::iter::once(own).chain(there.map(|other| other.usage.clone())).collect();
     all.unheard = others.unheard();
-    all.files = all.nodes.iter().map(|node| node.files).sum();
-    all.bytes = all.nodes.iter().map(|node| node.bytes).sum();
+    for node in &all.nodes {
+        all.files = all.files.saturating_add(node.files);
+        all.bytes = all.bytes.saturating_add(node.bytes);
+    }
     usage.cluster = Some(Box::new(all));
     usage
 }
