@@ -24,7 +24,10 @@
 use std::time::Duration;
 
 use feedline_model::{Object, ObjectIndex, Push, Residence};
+use feedline_oracle::Oracle;
 use hashbrown::HashMap;
+
+use crate::set::DataSet;
 
 /// Files ahead of the reads at most: two turns of 256 processes, and with one process as much as the
 /// disk can read in the time it takes the engine to notice an access, many times over.
@@ -113,6 +116,27 @@ pub(crate) trait Files {
     fn complete(&self, position: u32) -> Option<Object>;
     /// How many there are.
     fn len(&self) -> u32;
+}
+
+/// The files of a set that are complete here, as its pusher sees them.
+pub(crate) struct Complete<'a> {
+    pub(crate) set: &'a DataSet,
+    pub(crate) oracle: Option<&'a Oracle>,
+    pub(crate) index: &'a dyn ObjectIndex,
+}
+
+impl Files for Complete<'_> {
+    fn next_opens(&self, count: usize) -> Vec<u32> {
+        self.oracle.map(|oracle| oracle.next_opens(count)).unwrap_or_default()
+    }
+
+    fn complete(&self, position: u32) -> Option<Object> {
+        self.set.object(position).filter(|object| self.index.contains(&object.id()))
+    }
+
+    fn len(&self) -> u32 {
+        self.set.len()
+    }
 }
 
 /// Pushes of one data set.

@@ -10,7 +10,7 @@ use hashbrown::HashMap;
 use crate::bits::Bits;
 use crate::config::FillConfig;
 use crate::groups::READS_MIN;
-use crate::push::{Done, Files, Job, Pusher};
+use crate::push::{Complete, Done, Job, Pusher};
 use crate::set::{DataSet, position_in};
 use crate::status::ScanStatus;
 use crate::watch::Seen;
@@ -585,26 +585,5 @@ impl Scan {
             known_after: verdict.as_ref().and_then(|v| v.reads_to_lock).unwrap_or(0),
             push: self.pusher.text(verdict.is_some_and(|v| v.locked > 0)).into(),
         }
-    }
-}
-
-/// The files of a set that are complete here, as its pusher sees them.
-struct Complete<'a> {
-    set: &'a DataSet,
-    oracle: Option<&'a Oracle>,
-    index: &'a dyn ObjectIndex,
-}
-
-impl Files for Complete<'_> {
-    fn next_opens(&self, count: usize) -> Vec<u32> {
-        self.oracle.map(|oracle| oracle.next_opens(count)).unwrap_or_default()
-    }
-
-    fn complete(&self, position: u32) -> Option<Object> {
-        self.set.object(position).filter(|object| self.index.contains(&object.id()))
-    }
-
-    fn len(&self) -> u32 {
-        self.set.len()
     }
 }
