@@ -186,3 +186,23 @@ async fn where_all_may_read_a_signature_is_not_looked_at() {
     let answer = rig.text(signed).await;
     assert!(answer.ends_with("bytes"), "{answer}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_answer_to_a_write_says_whether_the_connection_goes_on() {
+    let rig = rig(S3Access::Anonymous, 1 << 20).await;
+    let ask = async |head: &str, body: &[u8]| {
+        let mut stream = TcpStream::connect(rig.address).await.unwrap();
+        let head = format!("PUT /b/new HTTP/1.1\r\nhost: h\r\n{head}\r\n\r\n");
+        stream.write_all(&[head.as_bytes(), body].concat()).await.unwrap();
+        let mut answer = Vec::new();
+        while !String::from_utf8_lossy(&answer).contains("</Error>") {
+            assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0, "{answer:?}");
+        }
+        let answer = String::from_utf8(answer).unwrap().to_ascii_lowercase();
+        assert!(answer.starts_with("http/1.1 501 "), "{answer}");
+        answer.contains("connection: close")
+    };
+    // The body was read: another request may follow. One that was not sent yet never will be.
+    assert!(!ask("content-length: 3", b"abc").await);
+    assert!(ask("content-length: 3\r\nexpect: 100-continue", b"").await);
+}

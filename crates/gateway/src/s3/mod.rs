@@ -181,10 +181,11 @@ impl S3Endpoint {
             return refusal::answer(status, "NotImplemented", "S3 is spoken over HTTP/1.1 here");
         }
         if ![Method::GET, Method::HEAD].contains(request.method()) {
-            refusal::take_body(&*self.clock, request).await;
+            let is_whole = refusal::take_body(&*self.clock, request).await;
             let why = "A header or query you provided implies functionality that is not \
                        implemented: this endpoint is read-only. Write to the bucket itself";
-            return refusal::answer(StatusCode::NOT_IMPLEMENTED, "NotImplemented", why);
+            let refused = refusal::answer(StatusCode::NOT_IMPLEMENTED, "NotImplemented", why);
+            return if is_whole { refused } else { refusal::last(refused) };
         }
         let request = match &self.access {
             S3Access::Keys(_) => request,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use feedline_model::Clock;
-use http::header::{CONTENT_TYPE, EXPECT};
+use http::header::{CONNECTION, CONTENT_TYPE, EXPECT};
 use http::{HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
@@ -18,17 +18,24 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 /// How long that may take.
 const BODY_WITHIN: Duration = Duration::from_secs(5);
 
-/// Reads the body of a request that will be refused, unless the client waits to be told to send it.
-pub(super) async fn take_body(clock: &dyn Clock, request: Request<Incoming>) {
+/// Reads the body of a request that will be refused, unless the client waits to be told to send it. False: not
+/// all of it was read, and the connection is of no use for another request.
+pub(super) async fn take_body(clock: &dyn Clock, request: Request<Incoming>) -> bool {
     if request.headers().contains_key(EXPECT) {
-        return;
+        return false;
     }
     let body = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
     tokio::select! {
-        // Whether it ended or was too long: the answer is the same.
-        _ = body => {}
-        () = clock.sleep(BODY_WITHIN) => {}
+        taken = body => taken.is_ok(),
+        () = clock.sleep(BODY_WITHIN) => false,
     }
+}
+
+/// Says that the connection ends with this answer: a client that finds out by itself may have sent another
+/// request by then.
+pub(super) fn last(mut response: Response<S3Body>) -> Response<S3Body> {
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// An error as S3 writes it.
