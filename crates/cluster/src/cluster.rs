@@ -69,10 +69,9 @@ impl Cluster {
         parts: ClusterParts,
         link: Arc<Link>,
     ) -> Result<Self, ClusterError> {
-        let address = config.listen;
-        let failed = |source| ClusterError::Listen { address, source };
+        let failed = |source| ClusterError::Listen { address: config.listen, source };
         let (net, renewals) = sealed(parts.net, parts.tls.as_ref(), &parts.runtime);
-        let listener = net.listen(address).map_err(failed)?;
+        let listener = net.listen(config.listen).map_err(failed)?;
         let hello = HelloAnswer {
             wire: WIRE,
             version: config.version,
@@ -120,8 +119,6 @@ impl Cluster {
             counters: LinkCounters::default(),
             handover: Handover::default(),
         });
-        let clock = parts.clock;
-        let load_queues = LoadQueues::default();
         Ok(Self {
             node,
             link,
@@ -131,8 +128,8 @@ impl Cluster {
             world,
             server,
             serve,
-            load_queues,
-            clock,
+            load_queues: LoadQueues::default(),
+            clock: parts.clock,
             tls: parts.tls,
             _renewals: renewals,
         })
