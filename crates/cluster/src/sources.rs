@@ -38,6 +38,9 @@ const NEWS_MAX: usize = 64;
 /// How long a directory may take to be told that this node leaves: a lease ends by itself as well.
 const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 
+/// What is the matter with a source at the start.
+const NOT_ASKED: &str = "not asked yet";
+
 /// What a node says of itself where others look for it.
 #[derive(Debug, Clone)]
 pub struct Announcement {
@@ -165,7 +168,7 @@ impl Members {
             kind: source.kind(),
             place: source.place(),
             found: 0,
-            trouble: Some("not asked yet".into()),
+            trouble: Some(NOT_ASKED.into()),
         });
         let mut status: Vec<_> = status.collect();
         let pending = Pending::of(asked.len());
@@ -312,7 +315,10 @@ impl Keeper {
         let status = &mut status[source];
         let (kind, place) = (status.kind, &status.place);
         match (&status.trouble, &trouble) {
-            (Some(old), Some(new)) if old == new => {}
+            (Some(old), Some(why)) if old != NOT_ASKED => {
+                // Said already; what is the matter just now stands in the status.
+                tracing::debug!("{kind} {place} still cannot be heard: {why}");
+            }
             (_, Some(why)) => {
                 tracing::warn!(
                     "{kind} {place} cannot be heard, the members stay as they are: {why}"
