@@ -299,6 +299,11 @@ impl Dir {
         limit - limit / 16
     }
 
+    /// How far below the limit the dead are evicted at once.
+    pub(crate) fn margin(&self) -> u64 {
+        self.object_limit() / 16
+    }
+
     fn reserve_below(&self, bytes: u64, limit: u64) -> bool {
         let taken = self.used.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
             used.checked_add(bytes).filter(|sum| *sum <= limit)

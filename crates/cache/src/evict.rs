@@ -12,7 +12,7 @@ use std::sync::{Arc, Weak};
 use feedline_model::{Keeping, NextUse, ObjectId, Priority};
 
 use crate::cache::{Cache, Shared};
-use crate::directory::{Dir, object_path, partial_path};
+use crate::directory::{Dir, Round, object_path, partial_path};
 use crate::disk::Trouble;
 use crate::hunt::{Candidate, Outcome, Shelf};
 use crate::index::{Record, State};
@@ -27,6 +27,10 @@ const BACKGROUND: Claim = Claim {
     must: false,
     side: Side::Alone,
 };
+
+/// Searches that freed nothing, after which a claim is refused: what came to the one that was under way
+/// behind its back is found by the next.
+const FRUITLESS_MAX: u32 = 3;
 
 /// What `Cache::free` did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -53,6 +57,10 @@ impl Shelf for DirShelf<'_> {
     }
 
     fn look(&self, range: Range<usize>, found: &mut Vec<Candidate>) {
+        // The end of the cache waits for nobody's search.
+        if *self.shared.stop.borrow() {
+            return;
+        }
         let time = self.shared.worth.time();
         let index = self.shared.index.lock();
         for slot in range {
@@ -81,7 +89,7 @@ impl Shared {
             _ = stop.wait_for(|stop| *stop) => return false,
         }
         let mut rounds = dir.round.subscribe();
-        let mut last_try = false;
+        let mut fruitless = 0;
         if dir.try_reserve(bytes) {
             self.kick_if_due(dir);
             return true;
@@ -93,7 +101,7 @@ impl Shared {
                 return true;
             }
             let hopeless = bytes > dir.object_limit() || self.is_in_vain(dir, &claim);
-            if hopeless || last_try || dir.is_set_aside() || *self.stop.borrow() {
+            if hopeless || fruitless == FRUITLESS_MAX || dir.is_set_aside() || *self.stop.borrow() {
                 return false;
             }
             // A search under way does not know of this claim: what it finds says nothing.
@@ -109,7 +117,7 @@ impl Shared {
                 }
                 _ = stop.wait_for(|stop| *stop) => false,
             };
-            last_try = !done;
+            fruitless += u32::from(!done);
         }
     }
 
@@ -154,14 +162,20 @@ impl Shared {
                     () = dir.kick.notified() => {}
                     _ = stop.wait_for(|stop| *stop) => return,
                 }
-                let (weak, dir) = (Weak::clone(&weak), dir.clone());
+                let (weak, searched) = (Weak::clone(&weak), dir.clone());
                 let round = move || {
                     if let Some(shared) = weak.upgrade() {
-                        shared.evict_round(&dir);
+                        shared.evict_round(&searched);
                     }
                 };
-                if handle.spawn_blocking(round).await.is_err() {
-                    return;
+                if let Err(error) = handle.spawn_blocking(round).await {
+                    if error.is_cancelled() {
+                        return;
+                    }
+                    // Who waits for the round is told that nothing was freed, and the next one may do better.
+                    tracing::error!(%error, "a search for space failed");
+                    let begun = dir.claims.lock().begun;
+                    dir.round.send_modify(|it| *it = Round { number: begun, freed: false });
                 }
             }
         };
@@ -189,24 +203,22 @@ impl Shared {
         let limit = dir.object_limit();
         let largest = claims.iter().map(|(_, bytes)| *bytes).max().unwrap_or(0);
         let most_at_once = largest.max(limit / 4);
-        let mut needed = 0;
+        let (mut needed, mut fits) = (0, false);
         for (claim, bytes) in &claims {
             needed = (needed + bytes).min(most_at_once);
-            if dir.used() <= limit.saturating_sub(needed) || self.is_in_vain(dir, claim) {
-                continue;
+            let floor = limit.saturating_sub(needed);
+            if dir.used() > floor && !self.is_in_vain(dir, claim) {
+                freed |= self.make_room(dir, claim, floor);
             }
-            freed |= self.make_room(dir, claim, limit.saturating_sub(needed));
+            // There is room for it now: if somebody else is quicker, it comes back.
+            fits |= dir.used() <= floor;
         }
         let is_due = dir.used() > dir.high_water();
         if is_due && !dir.hunt.is_paused(&BACKGROUND, &self.worth) {
             freed |= self.take(dir, &BACKGROUND, limit);
         }
         dir.flush();
-        let fits = dir.used().saturating_add(needed) <= dir.object_limit();
-        dir.round.send_modify(|round| {
-            round.number = number;
-            round.freed = freed || fits;
-        });
+        dir.round.send_modify(|round| *round = Round { number, freed: freed || fits });
     }
 
     /// Evicts what yields to the claim until no more than `floor` bytes are used.
@@ -225,7 +237,7 @@ impl Shared {
 
     /// One step of that. Beneath what compares itself with the living come the dead, and in any number.
     fn take(&self, dir: &Dir, claim: &Claim, floor: u64) -> bool {
-        let below = if claim.compares() { 0 } else { dir.object_limit() - dir.low_water() };
+        let below = if claim.compares() { 0 } else { dir.margin() };
         let floor = floor.saturating_sub(below);
         let shelf = DirShelf { shared: self, dir: dir.number };
         let mut evict = |id: &ObjectId| {
@@ -239,12 +251,18 @@ impl Shared {
         };
         let has_copies = self.has_copies();
         let victim = |id: &ObjectId| {
+            if claim.asks_copies() {
+                // When it is needed says nothing here, and is dear to ask.
+                let is_copy = has_copies && self.keeping(id) == Keeping::Copy;
+                let next = if is_copy { NextUse::Elsewhere } else { NextUse::Unknown };
+                return Victim { next, is_kept_for_all: !is_copy };
+            }
             let next = self.next_use(id);
             if !has_copies {
                 next.into()
             } else if self.keeping(id) != Keeping::Copy {
                 Victim { next: own_use(next), is_kept_for_all: true }
-            } else if next == NextUse::Unknown && !claim.asks_copies() && !claim.must {
+            } else if next == NextUse::Unknown && !claim.must {
                 // A copy of no data set that is being read is a stray as any other.
                 next.into()
             } else {

@@ -75,6 +75,8 @@ pub struct Hunt {
     /// Nearer claims than this may still find something.
     failed: [AtomicU64; KINDS],
     fruitless: [AtomicU32; KINDS],
+    /// Counts what made searches worth a try again: one that began before does not pause its kind.
+    news: AtomicU64,
 }
 
 impl Hunt {
@@ -88,12 +90,14 @@ impl Hunt {
 
     /// Something may have become evictable: search again when asked.
     pub fn resume(&self) {
+        self.news.fetch_add(1, Ordering::AcqRel);
         self.paused_until.iter().for_each(|until| until.store(0, Ordering::Relaxed));
         self.fruitless.iter().for_each(|times| times.store(0, Ordering::Relaxed));
     }
 
     /// A copy of what another node keeps has come: it makes room for our own, whatever was found before.
     pub(crate) fn resume_copies(&self) {
+        self.news.fetch_add(1, Ordering::AcqRel);
         self.paused_until[OF_COPIES..].iter().for_each(|until| until.store(0, Ordering::Relaxed));
     }
 
@@ -110,13 +114,15 @@ impl Hunt {
     ) -> bool {
         let ages = worth.ages(shelf.slots());
         let (step, taken, cost_max) = if claim.asks_copies() {
-            (SAMPLE, SAMPLE_TAKEN, usize::MAX)
+            // All that it meets may go, and whoever is in use stands in nobody's way.
+            (SAMPLE, SAMPLE, usize::MAX)
         } else if claim.compares() {
             (SAMPLE, SAMPLE_TAKEN, SAMPLES_COST_MAX)
         } else {
             (STEP, STEP, COST_MAX)
         };
         let quiet_after = ages.quiet_after(claim);
+        let news = self.news.load(Ordering::Acquire);
         let (mut cost, mut freed, mut in_use) = (0, false, false);
         let (mut looked, mut found, mut ranked) = (0, Vec::new(), Vec::new());
         while cost < cost_max && looked < shelf.slots() {
@@ -150,9 +156,12 @@ impl Hunt {
                 }
             }
         }
-        if claim.asks_copies() && in_use {
-            // A reader soon lets go of it.
-            self.paused_until[claim.kind()].store(worth.time() + PAUSE_MIN, Ordering::Relaxed);
+        if news != self.news.load(Ordering::Acquire) {
+            // What came meanwhile may be behind the hand: no search has shown that there is nothing.
+        } else if claim.asks_copies() && in_use {
+            // A reader soon lets go of it; and a turn costs the more the more slots there are.
+            let pause = (shelf.slots() as u64 / 256).clamp(PAUSE_MIN, PAUSE_FRUITLESS_MAX);
+            self.paused_until[claim.kind()].store(worth.time() + pause, Ordering::Relaxed);
         } else {
             self.pause(claim, shelf.slots() as u64, freed, worth.time());
         }
@@ -290,6 +299,23 @@ mod tests {
         assert_eq!(gone, [id(19_999)]);
         assert!(hunt.is_paused(&claim, &worth));
         hunt.resume_copies();
+        assert!(!hunt.is_paused(&claim, &worth));
+    }
+
+    #[test]
+    fn a_copy_that_comes_during_a_search_is_looked_for_by_the_next_one() {
+        let (worth, hunt, row) = (Worth::default(), Hunt::default(), row(1_000));
+        let [of_copies, _] = Claim::of(NextUse::ThisEpoch, Priority::Demand).of_own().steps();
+        let claim = of_copies.expect("asked first");
+        let victim = |it: &ObjectId| -> Victim {
+            let is_copy = *it == id(500);
+            if is_copy { NextUse::Elsewhere } else { NextUse::ThisEpoch }.into()
+        };
+        let mut evict = |_: &ObjectId| {
+            hunt.resume_copies();
+            Outcome::Gone
+        };
+        assert!(hunt.run(&worth, &row, &victim, &claim, &mut evict), "one, and it is not enough");
         assert!(!hunt.is_paused(&claim, &worth));
     }
 

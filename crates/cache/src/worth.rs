@@ -193,6 +193,7 @@ impl Claim {
         match (self.side, self.must, self.compares()) {
             (Side::OwnOfCopies, ..) => OF_COPIES + known,
             (Side::Copy, ..) => 5 + known,
+            (Side::Own, false, false) => 7 + known,
             (_, true, _) => 4,
             (_, _, true) if self.priority == Priority::Fill => 3,
             (_, _, true) => 2,
@@ -202,8 +203,8 @@ impl Claim {
 }
 
 /// Number of kinds of claims, and the first of those that ask copies alone, which are the last.
-pub(crate) const KINDS: usize = 9;
-pub(crate) const OF_COPIES: usize = 7;
+pub(crate) const KINDS: usize = 11;
+pub(crate) const OF_COPIES: usize = 9;
 
 /// When an object that this node keeps for all is needed next. What no reader here needs, others may.
 pub(crate) fn own_use(next: NextUse) -> NextUse {
@@ -345,6 +346,16 @@ mod tests {
 
     fn yields(claim: Claim, idle: u64, next: NextUse) -> bool {
         AGES.rank(&claim, idle, next.into()).is_some()
+    }
+
+    #[test]
+    fn claims_of_one_kind_find_the_same_victims() {
+        let dead = Victim { next: NextUse::Unknown, is_kept_for_all: true };
+        let background = Claim::of(NextUse::Unknown, Priority::Fill);
+        let own = Claim::of(NextUse::Unknown, Priority::Demand).of_own();
+        let finds = |claim: &Claim| AGES.rank(claim, 5_000, dead).is_some();
+        assert!(!finds(&background) && finds(&own));
+        assert_ne!(background.kind(), own.kind());
     }
 
     #[test]
