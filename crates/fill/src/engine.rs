@@ -18,10 +18,11 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::config::{FillConfig, FillParts};
-use crate::groups::{Beside, Groups, parent_of};
+use crate::groups::{Beside, Groups, is_inside, parent_of};
 use crate::push::{Done, JOBS_MAX, Job};
 use crate::rate::Rate;
-use crate::scan::{Rest, Scan};
+use crate::rest::Rest;
+use crate::scan::Scan;
 use crate::set::DataSet;
 use crate::status::FillStatus;
 use crate::watch::{Seen, Watch};
@@ -311,7 +312,9 @@ impl Engine {
         }
         let liveness = &self.shared.parts.liveness;
         let mut state = self.shared.state.lock();
-        for scan in state.scans.iter_mut().filter_map(|scan| scan.take_newcomer().then_some(scan)) {
+        for scan in
+            state.scans.iter_mut().filter_map(|scan| scan.take_newcomer(now).then_some(scan))
+        {
             scan.look_after(now, |process| liveness.is_alive(process));
         }
     }
@@ -461,7 +464,7 @@ impl Engine {
                     // Eviction will ask what may go for it.
                     scan.index_ids();
                     if !scan.take_swap() {
-                        scan.put_back(position);
+                        scan.put_back(position, is_predicted);
                         break;
                     }
                 }
@@ -588,12 +591,6 @@ impl Engine {
             }
         }
     }
-}
-
-/// True if the folder `path` is `root` or lies below it.
-fn is_inside(path: &str, root: &str) -> bool {
-    root.is_empty()
-        || path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Pages of large objects are fetched one after another; this is how much one may be ahead.

@@ -131,6 +131,12 @@ impl Groups {
     }
 }
 
+/// True if the folder `path` is `root` or lies below it.
+pub(crate) fn is_inside(path: &str, root: &str) -> bool {
+    root.is_empty()
+        || path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 #[cfg(test)]
 mod tests {
     use feedline_model::{ETag, Object, SourceId, Version};

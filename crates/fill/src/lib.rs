@@ -40,6 +40,8 @@ mod hint;
 pub mod load;
 mod push;
 mod rate;
+mod readers;
+mod rest;
 mod scan;
 mod set;
 mod status;

@@ -11,6 +11,8 @@ use crate::bits::Bits;
 use crate::config::FillConfig;
 use crate::groups::READS_MIN;
 use crate::push::{Complete, Done, Job, Pusher};
+use crate::readers::{self, Readers};
+use crate::rest::Rest;
 use crate::set::{DataSet, position_in};
 use crate::status::ScanStatus;
 use crate::watch::Seen;
@@ -31,6 +33,14 @@ const SWAPS_MAX: u32 = 4_096;
 /// A full cache is looked at again after this many reads.
 const SWAPS_AT_ONCE: u32 = 16;
 
+/// How far ahead of the readers files are put into a full cache, in opens of all of them: one in so many files
+/// of the set. Far enough that they never wait; and what is here already, for later, stays: with a small set or
+/// many readers the cache would else become a window that runs ahead, and every file be fetched in every epoch.
+const FULL_AHEAD_PART: u32 = 16;
+
+/// The least of it: eight fetches for each of eight readers.
+const FULL_AHEAD_MIN: u32 = 64;
+
 /// Reads of the same file, beyond one in this many files, that are more than chance and repeated opens.
 const REREADS: u32 = 64;
 
@@ -42,13 +52,6 @@ const PREDICTIONS: usize = 256;
 
 /// Files of hinted orders fetched before anybody has read in them, over all who gave one.
 const HINTED: usize = 2_048;
-
-/// Readers of one set at most; a job has a few dozen a node.
-const READERS_MAX: usize = 4_096;
-
-/// How long a set without living readers is still filled: a job that starts anew, or a reader that
-/// cannot be named.
-const IDLE: Duration = Duration::from_secs(10);
 
 /// How long a set is filled while its readers live and read nothing: a validation, a checkpoint.
 const PAUSE: Duration = Duration::from_secs(600);
@@ -67,36 +70,6 @@ const VERDICT_PART: u32 = 8;
 /// Tries to fetch one file before it is left to demand reads.
 const TRIES: u8 = 3;
 
-/// Why nothing is fetched for a set now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rest {
-    /// There is something to do.
-    No,
-    /// Every file was looked at.
-    Complete,
-    /// Ahead of the reads by as much as is allowed.
-    Ahead,
-    /// No free space is left in the cache, and nothing in it has been read that could make room.
-    Full,
-    /// Nobody reads it any more.
-    Idle,
-    /// Switched off.
-    Off,
-}
-
-impl Rest {
-    fn text(self) -> &'static str {
-        match self {
-            Self::No => "filling",
-            Self::Complete => "complete",
-            Self::Ahead => "waiting for reads",
-            Self::Full => "cache full",
-            Self::Idle => "idle",
-            Self::Off => "off",
-        }
-    }
-}
-
 /// One data set that is being read.
 #[derive(Debug)]
 pub(crate) struct Scan {
@@ -108,9 +81,7 @@ pub(crate) struct Scan {
     /// Only the files of its folder itself.
     pub(crate) flat: bool,
     oracle: Option<Oracle>,
-    readers: HashMap<u32, Duration>,
-    /// A reader came that is new: others may have ended.
-    has_newcomer: bool,
+    readers: Readers,
     last_access: Duration,
     /// Complete here, under way, or given up.
     handled: Bits,
@@ -163,8 +134,7 @@ impl Scan {
             is_thinking: false,
             flat,
             oracle: config.oracle.then(|| Oracle::new(len, Config::default())),
-            readers: HashMap::new(),
-            has_newcomer: false,
+            readers: Readers::default(),
             last_access: now,
             handled: Bits::new(len),
             leaves_some: false,
@@ -202,7 +172,7 @@ impl Scan {
                 self.read.add(here);
             }
         }
-        self.readers.extend(other.readers.iter().map(|(process, last)| (*process, *last)));
+        self.readers.take_over(&other.readers);
         self.last_access = self.last_access.max(other.last_access);
         self.reads += other.reads;
         self.read_bytes += other.read_bytes;
@@ -219,9 +189,7 @@ impl Scan {
     ) {
         self.last_access = now;
         let process = seen.process;
-        if self.readers.len() < READERS_MAX || self.readers.contains_key(&process) {
-            self.has_newcomer |= self.readers.insert(process, now).is_none();
-        }
+        self.readers.note(process, now);
         if seen.is_sample {
             return;
         }
@@ -398,7 +366,7 @@ impl Scan {
 
     /// True if `process` reads it.
     pub(crate) fn is_read_by(&self, process: u32) -> bool {
-        self.readers.contains_key(&process)
+        self.readers.has(process)
     }
 
     /// When it was last read.
@@ -406,9 +374,9 @@ impl Scan {
         self.last_access
     }
 
-    /// True once after a reader came that was not there before.
-    pub(crate) fn take_newcomer(&mut self) -> bool {
-        std::mem::take(&mut self.has_newcomer)
+    /// See [`Readers::take_newcomer`].
+    pub(crate) fn take_newcomer(&mut self, now: Duration) -> bool {
+        self.readers.take_newcomer(now)
     }
 
     /// Forgets readers that have ended; rests when nobody is left. What one that has ended would have
@@ -416,17 +384,13 @@ impl Scan {
     /// new ones in every epoch does not rest in between.
     pub(crate) fn look_after(&mut self, now: Duration, is_alive: impl Fn(u32) -> bool) {
         let oracle = &mut self.oracle;
-        self.readers.retain(|process, last| {
-            let is_known_alive = *process != 0 && is_alive(*process);
-            let stays = is_known_alive || now.saturating_sub(*last) < IDLE;
-            let has_ended = !is_known_alive && (*process != 0 || !stays);
-            if has_ended && let Some(oracle) = oracle {
-                oracle.end_stream(*process);
+        self.readers.look_after(now, is_alive, |ended| {
+            if let Some(oracle) = &mut *oracle {
+                oracle.end_stream(ended);
             }
-            stays
         });
         let quiet = now.saturating_sub(self.last_access);
-        let idle = (self.readers.is_empty() && quiet > IDLE) || quiet > PAUSE;
+        let idle = (self.readers.len() == 0 && quiet > readers::IDLE) || quiet > PAUSE;
         if idle && self.rest == Rest::No {
             self.rest = Rest::Idle;
         }
@@ -450,7 +414,7 @@ impl Scan {
         }
         while *looks > 0 {
             *looks -= 1;
-            let Some((position, is_predicted)) = self.candidate() else {
+            let Some((position, is_predicted)) = self.candidate(full) else {
                 self.in_doubt = false;
                 self.rest = if full { Rest::Full } else { Rest::Complete };
                 return None;
@@ -481,20 +445,29 @@ impl Scan {
     }
 
     /// In the order of the readers as far as it is known, then the rest in the order of the list.
-    fn candidate(&mut self) -> Option<(u32, bool)> {
+    fn candidate(&mut self, full: bool) -> Option<(u32, bool)> {
         while let Some((from, mut first)) = self.hinted.pop_front() {
             if let Some(position) = first.pop_front() {
                 self.hinted.push_back((from, first));
                 return Some((position, true));
             }
         }
+        let mut is_all_known = false;
         if self.predicted.is_empty()
             && let Some(oracle) = &mut self.oracle
         {
-            self.predicted.extend(oracle.upcoming(PREDICTIONS));
+            let (followed, streams) = oracle.followed();
+            is_all_known = 0 < followed && followed == streams;
+            let ahead = (self.set.len() / FULL_AHEAD_PART).max(FULL_AHEAD_MIN) as usize;
+            let each = (ahead / followed.max(1)).clamp(1, PREDICTIONS);
+            self.predicted.extend(oracle.upcoming(if full { each } else { PREDICTIONS }));
         }
         if let Some(position) = self.predicted.pop_front() {
             return Some((position, true));
+        }
+        if full && is_all_known {
+            // What else there is, is read later; in a full cache it would take the place of what is read before.
+            return None;
         }
         if self.sweep < self.set.len() {
             self.sweep += 1;
@@ -527,9 +500,10 @@ impl Scan {
     }
 
     /// Puts back a position that was taken and not fetched.
-    pub(crate) fn put_back(&mut self, position: u32) {
+    pub(crate) fn put_back(&mut self, position: u32, is_predicted: bool) {
         self.handled.remove(position);
-        self.predicted.push_front(position);
+        let queue = if is_predicted { &mut self.predicted } else { &mut self.again };
+        queue.push_front(position);
     }
 
     /// Heavy thinking that the oracle wants done, in a background thread.

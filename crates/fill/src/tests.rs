@@ -242,6 +242,29 @@ async fn with_a_full_cache_what_was_read_makes_room_for_what_was_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn with_a_full_cache_a_known_order_is_fetched_a_little_ahead_and_not_as_far_as_it_may() {
+    let bed = bed_of(1, 1_000, 100, FillConfig { window_max: 1, ..FillConfig::default() });
+    bed.shelf.set_free_bytes(0);
+    (900..1_000).for_each(|index| bed.shelf.keep(bed.objects[index].id()));
+    let hold = bed.source.hold();
+    bed.backwards(0, 100);
+    bed.until("a verdict", |status| status.scans.first().is_some_and(|it| it.order == "reversed"))
+        .await;
+    hold.release();
+    bed.until_state("cache full").await;
+    let ahead = |from: usize, to: usize| {
+        let reads = bed.reads_by_key();
+        (from..to).filter(|turn| reads.contains_key(&bed.objects[999 - turn].key)).count()
+    };
+    // One may have been asked for before the verdict.
+    assert_eq!(ahead(100, 164), 64);
+    assert!(ahead(164, 1_000) <= 1, "{} too far ahead", ahead(164, 1_000));
+    bed.backwards(100, 30);
+    bed.until("the window to move on", |_| ahead(164, 194) == 30).await;
+    assert!(ahead(194, 1_000) <= 1, "{} too far ahead", ahead(194, 1_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_read_in_one_folder_counts_when_its_parent_becomes_the_set() {
     let bed = bed_of(2, 100, 100, FillConfig { enabled: false, ..FillConfig::default() });
     (0..60).for_each(|index| bed.access(1, index));

@@ -48,6 +48,13 @@ impl Oracle {
         }
     }
 
+    /// How many streams go on in an order that is known, and how many there are. Cost: a look at each.
+    #[must_use]
+    pub fn followed(&self) -> (usize, usize) {
+        let followed = self.streams.values().filter(|stream| !stream.is_open()).count();
+        (followed, self.streams.len())
+    }
+
     /// What is believed now. Cost: a few microseconds.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
@@ -58,12 +65,12 @@ impl Oracle {
             votes.entry(format!("{sampler:?}")).or_insert((0, sampler)).0 += 1;
         }
         let best = votes.values().max_by_key(|(votes, _)| *votes).map(|&(_, sampler)| sampler);
-        let locked = self.streams.values().filter(|stream| !stream.is_open()).count();
+        let (locked, streams) = self.followed();
         Verdict {
             sampler: best.map_or_else(|| "unknown".to_owned(), |sampler| self.words(sampler)),
             confidence: self.confidence.clamp(0.0, 1.0),
             locked,
-            streams: self.streams.len(),
+            streams,
             reads_to_lock: self.opens_to_lock,
         }
     }
