@@ -92,10 +92,13 @@ impl S3Backend {
         }
         let ours_ms = self.clock.unix_ms();
         let skew_ms = theirs_ms.wrapping_sub(ours_ms).cast_signed();
-        self.skew_ms.store(skew_ms, Ordering::Relaxed);
-        let seconds = skew_ms / 1000;
-        tracing::warn!(bucket = %self.bucket_url, seconds, "this machine's clock is wrong, or the store's: \
-            requests are signed with the store's time from now on; set the clock");
+        let before_ms = self.skew_ms.swap(skew_ms, Ordering::Relaxed);
+        // All that are in flight are refused at once.
+        if SKEW_MIN_MS < skew_ms.abs_diff(before_ms) {
+            let seconds = skew_ms / 1000;
+            tracing::warn!(bucket = %self.bucket_url, seconds, "this machine's clock is wrong, or the store's: \
+                requests are signed with the store's time from now on; set the clock");
+        }
         true
     }
 
