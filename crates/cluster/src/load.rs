@@ -71,7 +71,21 @@ struct Wanted {
 #[derive(Debug, Default)]
 pub(crate) struct LoadQueues {
     /// Not by node: one that moves is another peer.
-    by_address: Mutex<HashMap<Arc<str>, mpsc::Sender<Wanted>>>,
+    by_address: Mutex<HashMap<Arc<str>, Queue>>,
+}
+
+/// What waits for one peer.
+#[derive(Debug)]
+struct Queue {
+    /// Whom the batches are sent to. Who left and came back at the same address is another one.
+    peer: Arc<Peer>,
+    to: mpsc::Sender<Wanted>,
+}
+
+impl Queue {
+    fn leads_to(&self, peer: &Arc<Peer>) -> bool {
+        Arc::ptr_eq(&self.peer, peer) && !self.to.is_closed()
+    }
 }
 
 impl fmt::Debug for Wanted {
@@ -116,19 +130,23 @@ impl Cluster {
         let peer = joined.peer(&epoch, node)?;
         let mut queues = self.load_queues().by_address.lock();
         if let Some(queue) = queues.get(&peer.address)
-            && !queue.is_closed()
+            && queue.leads_to(&peer)
         {
-            return Some(queue.clone());
+            return Some(queue.to.clone());
         }
-        let (queue, wanted) = mpsc::channel(QUEUE);
-        let (runtime, address) = (peer.runtime().clone(), Arc::clone(&peer.address));
-        runtime.spawn(send_batches(peer, wanted));
-        queues.insert(address, queue.clone());
-        Some(queue)
+        // Those of peers that were given up end here, so that there are never more than peers and one.
+        let is_known = |queue: &Queue| {
+            joined.peers.of(&queue.peer.address).is_some_and(|peer| queue.leads_to(&peer))
+        };
+        queues.retain(|_, queue| is_known(queue));
+        let (to, wanted) = mpsc::channel(QUEUE);
+        peer.runtime().spawn(send_batches(Arc::clone(&peer), wanted));
+        queues.insert(Arc::clone(&peer.address), Queue { peer, to: to.clone() });
+        Some(to)
     }
 }
 
-/// Sends what is wanted of one peer; ends with the node.
+/// Sends what is wanted of one peer; ends with its queue.
 async fn send_batches(peer: Arc<Peer>, mut wanted: mpsc::Receiver<Wanted>) {
     let mut under_way = FuturesUnordered::new();
     loop {

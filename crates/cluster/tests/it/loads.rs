@@ -7,12 +7,14 @@ use async_trait::async_trait;
 use feedline_cluster::wire::{FrameKind, LoadSaid, LoadWord, WIRE, WIRE_HEADER, head};
 use feedline_cluster::{LoadPlace, Loads, NodeId, PeerState, Reason};
 use feedline_model::{BlockSource, Object, Priority, ReadError};
+use feedline_testkit::{FakeClock, MemorySource};
 use futures::StreamExt as _;
 use http::Response;
 use parking_lot::Mutex;
 
-use crate::common::{MemoryCache, Plan, addresses, eventually, objects, three, whole};
+use crate::common::{MemoryCache, Plan, SOURCE, addresses, eventually, objects, three, whole};
 use crate::hostile::{Scene, says};
+use crate::sources::{Say, after_a_while, fake};
 
 /// Brings files into a cache in memory, and writes down which.
 #[derive(Debug)]
@@ -166,10 +168,43 @@ async fn a_peer_that_knows_no_loads_is_asked_for_all_else() {
     // A node that has nobody to bring files in says the same.
     let [a, b] = addresses::<2>();
     let plan = Plan::default();
-    let bucket = feedline_testkit::MemorySource::new(crate::common::SOURCE);
+    let bucket = MemorySource::new(SOURCE);
     let first = plan.start(1, a, &[a, b], Arc::clone(&bucket) as _);
     let _second = plan.start(2, b, &[a, b], Arc::clone(&bucket) as _);
     first.knows(2).await;
     let fault = first.cluster.load_at(NodeId(2), &bucket.insert_seeded("x", 1, 10)).await;
     assert!(fault.unwrap_err().message.contains("update"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_left_and_came_back_at_its_address_is_told_again() {
+    let (say, sources) = fake();
+    let (clock, bucket) = (FakeClock::new(), MemorySource::new(SOURCE));
+    let [a, b] = addresses::<2>();
+    let plan = Plan { sources, clock: Some(clock.shared()), ..Plan::default() };
+    let first = plan.start(1, a, &[], Arc::clone(&bucket) as _);
+    let load = |key: &'static str| {
+        let object = bucket.insert_seeded(key, 1, 100);
+        let cluster = &first.cluster;
+        async move { cluster.load_at(NodeId(2), &object).await.map(|said| said.word) }
+    };
+    let before = Plan::default().start(2, b, &[], Arc::clone(&bucket) as _);
+    let told_before = IntoMemory::of(&before);
+    say.send(Say::All(vec![b])).await.unwrap();
+    first.knows(2).await;
+    assert_eq!(load("o/1").await.unwrap(), LoadWord::Fetched);
+    before.cluster.stop();
+    say.send(Say::Left(b)).await.unwrap();
+    let peers = || first.cluster.status().peers.len();
+    after_a_while(&clock, "the one that left to be given up", || peers() == 0).await;
+    assert_eq!(load("o/2").await.unwrap_err().reason, Reason::Down);
+    eventually("its port to be free", || std::net::TcpListener::bind(b).is_ok()).await;
+    let after = Plan::default().start(2, b, &[], Arc::clone(&bucket) as _);
+    let told_after = IntoMemory::of(&after);
+    say.send(Say::Here(b)).await.unwrap();
+    first.knows(2).await;
+    assert_eq!(load("o/3").await.unwrap(), LoadWord::Fetched);
+    let told = |loads: &IntoMemory| loads.told.lock().iter().map(|it| it.to_string()).collect();
+    let told: [Vec<String>; 2] = [told(&told_before), told(&told_after)];
+    assert_eq!(told, [["o/1"], ["o/3"]]);
 }

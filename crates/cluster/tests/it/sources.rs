@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::common::{Node, Plan, SOURCE, addresses, eventually};
 
-enum Say {
+pub(crate) enum Say {
     All(Vec<SocketAddr>),
     Here(SocketAddr),
     Left(SocketAddr),
@@ -33,7 +33,7 @@ impl std::fmt::Debug for Say {
     }
 }
 
-fn fake() -> (mpsc::Sender<Say>, Sources) {
+pub(crate) fn fake() -> (mpsc::Sender<Say>, Sources) {
     let (say, says) = mpsc::channel(16);
     let fake = Fake { says: tokio::sync::Mutex::new(says) };
     (say, Sources { directory: Some(Arc::new(fake)), ..Sources::default() })
@@ -97,7 +97,7 @@ fn nodes(sources: Sources, peers: Vec<String>, at: [SocketAddr; 3]) -> ([Node; 3
 }
 
 /// Moves the time on, a second at a time, until something holds.
-async fn after_a_while(clock: &FakeClock, what: &str, condition: impl Fn() -> bool) {
+pub(crate) async fn after_a_while(clock: &FakeClock, what: &str, condition: impl Fn() -> bool) {
     eventually(what, || {
         clock.advance(Duration::from_secs(1));
         condition()
