@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,8 +64,8 @@ impl DnsName {
         Self { name, resolver, clock }
     }
 
-    /// Its addresses now, sorted.
-    async fn addresses(&self) -> Result<Vec<Found>, String> {
+    /// Those of its addresses now, sorted, where a node that listens as this one can be.
+    async fn addresses(&self, listen: IpAddr) -> Result<Vec<Found>, String> {
         let answer = within(&*self.clock, RESOLVE_WITHIN, self.resolver.resolve(&self.name)).await;
         let mut addresses = match answer {
             Some(Ok(addresses)) => addresses,
@@ -75,6 +75,13 @@ impl DnsName {
         if addresses.is_empty() {
             return Err("the answer has no address".into());
         }
+        addresses.retain(|address| is_served(listen, address.ip()));
+        if addresses.is_empty() {
+            return Err(format!(
+                "the answer has no address of the kind (IPv4, IPv6) that this node listens on, {listen}: \
+                 set listen to one of its kind, or to [::] for both"
+            ));
+        }
         addresses.sort_unstable();
         addresses.dedup();
         let found = addresses.iter().map(|address| {
@@ -82,6 +89,17 @@ impl DnsName {
             Found { key: address.clone(), address }
         });
         Ok(found.collect())
+    }
+}
+
+/// True if a node that listens on `listen` may answer at `address`. A machine often has addresses of both
+/// kinds, and the nodes of a cluster listen alike: at the others nobody would ever answer, and each would
+/// be a node that is down.
+fn is_served(listen: IpAddr, address: IpAddr) -> bool {
+    match listen.to_canonical() {
+        IpAddr::V6(listen) if listen.is_unspecified() => true,
+        IpAddr::V6(_) => address.to_canonical().is_ipv6(),
+        IpAddr::V4(_) => address.to_canonical().is_ipv4(),
     }
 }
 
@@ -95,13 +113,60 @@ impl Source for DnsName {
         self.name.clone()
     }
 
-    async fn attend(&self, _: &Announcement, heard: &Heard) -> String {
+    async fn attend(&self, me: &Announcement, heard: &Heard) -> String {
         loop {
-            match self.addresses().await {
+            match self.addresses(me.listen.ip()).await {
                 Ok(found) => heard.all(found).await,
                 Err(why) => return why,
             }
             self.clock.sleep(RESOLVE_EVERY).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use feedline_testkit::FakeClock;
+
+    use super::*;
+
+    /// Has these addresses.
+    #[derive(Debug)]
+    struct Names(&'static [&'static str]);
+
+    #[async_trait]
+    impl Resolver for Names {
+        async fn resolve(&self, _: &str) -> io::Result<Vec<SocketAddr>> {
+            Ok(self.0.iter().map(|address| address.parse().unwrap()).collect())
+        }
+    }
+
+    async fn addresses(
+        names: &'static [&'static str],
+        listen: &str,
+    ) -> Result<Vec<String>, String> {
+        let name = DnsName::new("dns://a:1", Arc::new(Names(names)), FakeClock::new().shared());
+        let found = name.addresses(listen.parse().unwrap()).await?;
+        Ok(found.into_iter().map(|it| it.address).collect())
+    }
+
+    #[tokio::test]
+    async fn only_addresses_of_the_kind_that_nodes_listen_on_are_nodes() {
+        let names = &["10.0.0.2:1", "[fd00::2]:1", "[fd00::1]:1", "10.0.0.1:1", "10.0.0.1:1"];
+        let (four, six) = (["10.0.0.1:1", "10.0.0.2:1"], ["[fd00::1]:1", "[fd00::2]:1"]);
+        for listen in ["0.0.0.0", "127.0.0.1", "10.0.0.1", "::ffff:10.0.0.1"] {
+            assert_eq!(addresses(names, listen).await.unwrap(), four, "{listen}");
+        }
+        for listen in ["::1", "fd00::1"] {
+            assert_eq!(addresses(names, listen).await.unwrap(), six, "{listen}");
+        }
+        assert_eq!(addresses(names, "::").await.unwrap(), [four, six].concat());
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_any_such_address_is_none_and_says_what_to_do() {
+        let why = addresses(&["[fd00::1]:1"], "0.0.0.0").await.unwrap_err();
+        assert!(why.contains("0.0.0.0") && why.contains("[::]"), "{why}");
+        assert_eq!(addresses(&[], "::").await.unwrap_err(), "the answer has no address");
     }
 }
