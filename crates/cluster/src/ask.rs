@@ -6,12 +6,13 @@
 //! # Invariants
 //!
 //! - An answer has a maximum in bytes, and a question one in time.
+//! - A node works on so many questions at once and keeps no more: the next is refused before it is read.
 //! - A node that does not know a question is as good as any for everything else.
 //! - When nobody waits for an answer any more, its request is dropped, and the other end stops.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -23,7 +24,7 @@ use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::cluster::Cluster;
 use crate::fault::{Fault, Reason};
@@ -34,11 +35,30 @@ use crate::wire::{self, FaultKind, FrameKind, Frames, ItemFault, REASON_BYTES_MA
 /// An answer as JSON at most: a few thousand objects, of each a place and a size.
 pub const ANSWER_BYTES_MAX: usize = 1 << 20;
 
+/// Questions that a node is working on at most, those that wait for room included. Each is kept as it came, of
+/// up to 2 MiB: 128 MiB at the worst. A command asks each node one thing at a time.
+const QUESTIONS_MAX: usize = 64;
+
 /// Answers what peers ask.
 #[async_trait]
 pub trait Questions: fmt::Debug + Send + Sync {
     /// The answer as JSON, [`ANSWER_BYTES_MAX`] at most. Dropping it gives up.
     async fn answer(&self, question: serde_json::Value) -> Vec<u8>;
+}
+
+/// Who answers here.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    /// Set when it is there.
+    pub(crate) questions: OnceLock<Arc<dyn Questions>>,
+    /// For what is under way.
+    pub(crate) room: Arc<Semaphore>,
+}
+
+impl Desk {
+    pub(crate) fn new() -> Self {
+        Self { questions: OnceLock::new(), room: Arc::new(Semaphore::new(QUESTIONS_MAX)) }
+    }
 }
 
 impl Cluster {
@@ -124,18 +144,33 @@ impl Reply {
     }
 }
 
-/// The answer to a question, as frames: signs of life, then the answer.
+/// The answer where there is no room for the question.
+pub(crate) fn full(serve: &Serve) -> PortBody {
+    let message = format!("{QUESTIONS_MAX} questions are being answered: try again later");
+    let (kind, payload) = fault_full(message);
+    let pieces = VecDeque::from([wire::head(kind, 0, &payload), payload]);
+    frames(serve, None, pieces, None)
+}
+
+/// The answer to a question, as frames: signs of life, then the answer. It keeps `room` until all is sent.
 pub(crate) fn answer(
     serve: &Serve,
     questions: Arc<dyn Questions>,
     question: serde_json::Value,
+    room: OwnedSemaphorePermit,
 ) -> PortBody {
-    let sending = Sending {
-        answer: Some(Box::pin(async move { questions.answer(question).await })),
-        beat: serve.clock.sleep(WAITING_EVERY),
-        pieces: VecDeque::new(),
-        clock: Arc::clone(&serve.clock),
-    };
+    let answer = async move { questions.answer(question).await };
+    frames(serve, Some(Box::pin(answer)), VecDeque::new(), Some(room))
+}
+
+fn frames(
+    serve: &Serve,
+    answer: Option<BoxFuture<'static, Vec<u8>>>,
+    pieces: VecDeque<Bytes>,
+    room: Option<OwnedSemaphorePermit>,
+) -> PortBody {
+    let (beat, clock) = (serve.clock.sleep(WAITING_EVERY), Arc::clone(&serve.clock));
+    let sending = Sending { answer, beat, pieces, clock, _room: room };
     let frames = futures::stream::unfold(sending, |mut sending| async move {
         let piece = sending.next().await?;
         Some((Ok::<_, BodyError>(Frame::data(piece)), sending))
@@ -149,6 +184,7 @@ struct Sending {
     beat: Sleep,
     pieces: VecDeque<Bytes>,
     clock: Arc<dyn Clock>,
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 impl Sending {
@@ -179,6 +215,9 @@ fn framed(said: Vec<u8>) -> (FrameKind, Bytes) {
     if said.len() <= ANSWER_BYTES_MAX {
         return (FrameKind::Said, said.into());
     }
-    let message = format!("an answer of {} bytes: at most {ANSWER_BYTES_MAX}", said.len());
+    fault_full(format!("an answer of {} bytes: at most {ANSWER_BYTES_MAX}", said.len()))
+}
+
+fn fault_full(message: String) -> (FrameKind, Bytes) {
     (FrameKind::Fault, wire::text_of(&ItemFault { kind: FaultKind::Full, message }))
 }

@@ -10,7 +10,7 @@ use feedline_model::Clock;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
-use crate::ask::Questions;
+use crate::ask::{Desk, Questions};
 use crate::fault::Reason;
 use crate::greeters::Greeters;
 use crate::link::{Handover, Joined, Link, LinkCounters};
@@ -100,7 +100,7 @@ impl Cluster {
             served: Served::default(),
             guest: parts.guest,
             loads: OnceLock::new(),
-            questions: OnceLock::new(),
+            desk: Desk::new(),
         });
         let server = Server::start(listener, Arc::clone(&serve), world.clone());
         let roster = Arc::new(Roster::new(config.node, config.quota_bytes));
@@ -142,7 +142,7 @@ impl Cluster {
 
     /// From now on peers may ask what `questions` answers. Once at most.
     pub fn serve_questions(&self, questions: Arc<dyn Questions>) {
-        assert!(self.serve.questions.set(questions).is_ok(), "there is one who answers");
+        assert!(self.serve.desk.questions.set(questions).is_ok(), "there is one who answers");
     }
 
     pub(crate) fn link(&self) -> &Link {

@@ -23,7 +23,7 @@ use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::ask::Questions;
+use crate::ask::Desk;
 use crate::load::Loads;
 use crate::marks::Marks;
 use crate::parts::{BodyError, Guest, PortBody, within};
@@ -65,8 +65,8 @@ pub(crate) struct Serve {
     pub(crate) guest: Option<Guest>,
     /// Who brings in what peers say; set when it is there.
     pub(crate) loads: OnceLock<Arc<dyn Loads>>,
-    /// Who answers everything else that peers ask; set when it is there.
-    pub(crate) questions: OnceLock<Arc<dyn Questions>>,
+    /// Who answers everything else that peers ask.
+    pub(crate) desk: Desk,
 }
 
 /// An item that has been read; its part of the budget is free when this is dropped.

@@ -269,11 +269,15 @@ async fn answer_peer(
         };
     }
     if is_question {
-        let Some(questions) = serve.questions.get().cloned() else {
+        let Some(questions) = serve.desk.questions.get().cloned() else {
             return refuse(StatusCode::NOT_FOUND, "this node answers no questions yet");
         };
+        // Before it is read: what waits is kept.
+        let Ok(room) = Arc::clone(&serve.desk.room).try_acquire_owned() else {
+            return Response::new(ask::full(serve));
+        };
         return match body::<serde_json::Value>(world, request).await {
-            Ok(question) => Response::new(ask::answer(serve, questions, question)),
+            Ok(question) => Response::new(ask::answer(serve, questions, question, room)),
             Err(refusal) => refusal,
         };
     }

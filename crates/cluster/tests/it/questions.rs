@@ -73,6 +73,39 @@ async fn a_question_is_answered_however_long_it_takes_and_given_up_when_nobody_w
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_all_the_questions_that_it_may_have_says_so_at_once() {
+    let (nodes, _bucket) = three(&Plan::default()).await;
+    let echo = Arc::new(Echo::default());
+    nodes[1].cluster.serve_questions(Arc::clone(&echo) as _);
+    let cluster = &nodes[0].cluster;
+    let address = nodes[1].cluster.address().to_string();
+    let (never, large) = (json!("never"), json!("large ".repeat(100_000)));
+    let waiting = (0..64).map(|_| cluster.ask::<Value>(&address, &never, PATIENCE));
+    let mut waiting = Box::pin(futures::future::join_all(waiting));
+    let under_way = || echo.under_way.load(Ordering::SeqCst);
+    tokio::select! {
+        _ = &mut waiting => panic!("they are never answered"),
+        () = eventually("all to be under way", || under_way() == 64) => {}
+    }
+    for question in [json!(1), large.clone()] {
+        let full = cluster.ask::<Value>(&address, &question, PATIENCE).await.unwrap_err();
+        assert_eq!(full.reason, Reason::Full, "{full}");
+        assert!(full.message.contains("64 questions"), "{full}");
+    }
+    let status = cluster.status();
+    assert!(status.peers.iter().all(|peer| peer.state == PeerState::Up), "{:?}", status.peers);
+    drop(waiting);
+    eventually("all to be given up", || under_way() == 0).await;
+    // The end of the answer is a moment after the end of the work.
+    let ask = || cluster.ask::<Value>(&address, &large, PATIENCE);
+    let mut answer = ask().await;
+    while answer.as_ref().is_err_and(|fault| fault.reason == Reason::Full) {
+        answer = ask().await;
+    }
+    assert_eq!(answer.unwrap(), large);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_knows_no_questions_is_named_with_its_version_and_good_for_all_else() {
     let not_found = |header: &'static str| {
         move || {
