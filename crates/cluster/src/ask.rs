@@ -39,25 +39,38 @@ pub const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// up to 2 MiB: 128 MiB at the worst. A command asks each node one thing at a time.
 const QUESTIONS_MAX: usize = 64;
 
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    /// A node, as token or certificate prove; or somebody on this machine, which alone reaches the port.
+    Trusted,
+    /// Anybody who reaches the port, from wherever.
+    Anybody,
+}
+
 /// Answers what peers ask.
 #[async_trait]
 pub trait Questions: fmt::Debug + Send + Sync {
-    /// The answer as JSON, [`ANSWER_BYTES_MAX`] at most. Dropping it gives up.
-    async fn answer(&self, question: serde_json::Value) -> Vec<u8>;
+    /// The answer as JSON, [`ANSWER_BYTES_MAX`] at most. Which questions are for anybody is for this to say.
+    /// Dropping it gives up.
+    async fn answer(&self, asker: Asker, question: serde_json::Value) -> Vec<u8>;
 }
 
-/// Who answers here.
+/// Who answers here, and whom.
 #[derive(Debug)]
 pub(crate) struct Desk {
     /// Set when it is there.
     pub(crate) questions: OnceLock<Arc<dyn Questions>>,
     /// For what is under way.
     pub(crate) room: Arc<Semaphore>,
+    /// True if the port can be reached from this machine alone.
+    pub(crate) is_local: bool,
 }
 
 impl Desk {
-    pub(crate) fn new() -> Self {
-        Self { questions: OnceLock::new(), room: Arc::new(Semaphore::new(QUESTIONS_MAX)) }
+    pub(crate) fn new(is_local: bool) -> Self {
+        let room = Arc::new(Semaphore::new(QUESTIONS_MAX));
+        Self { questions: OnceLock::new(), room, is_local }
     }
 }
 
@@ -156,10 +169,10 @@ pub(crate) fn full(serve: &Serve) -> PortBody {
 pub(crate) fn answer(
     serve: &Serve,
     questions: Arc<dyn Questions>,
-    question: serde_json::Value,
+    (asker, question): (Asker, serde_json::Value),
     room: OwnedSemaphorePermit,
 ) -> PortBody {
-    let answer = async move { questions.answer(question).await };
+    let answer = async move { questions.answer(asker, question).await };
     frames(serve, Some(Box::pin(answer)), VecDeque::new(), Some(room))
 }
 

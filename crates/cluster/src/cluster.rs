@@ -100,7 +100,7 @@ impl Cluster {
             served: Served::default(),
             guest: parts.guest,
             loads: OnceLock::new(),
-            desk: Desk::new(),
+            desk: Desk::new(config.listen.ip().is_loopback()),
         });
         let server = Server::start(listener, Arc::clone(&serve), world.clone());
         let roster = Arc::new(Roster::new(config.node, config.quota_bytes));

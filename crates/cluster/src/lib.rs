@@ -58,7 +58,7 @@ mod tls;
 mod token;
 pub mod wire;
 
-pub use ask::{ANSWER_BYTES_MAX, Questions};
+pub use ask::{ANSWER_BYTES_MAX, Asker, Questions};
 pub use cluster::{Cluster, ClusterError, ClusterStatus, PeerState, PeerStatus};
 pub use dns::{Resolver, SystemResolver};
 pub use etcd::{Etcd, EtcdSecrets};

@@ -30,7 +30,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::ask;
+use crate::ask::{self, Asker};
 use crate::load;
 use crate::net::{Accepted, Client, Listener, Opened};
 use crate::parts::{OnRuntime, PortBody, within};
@@ -277,7 +277,10 @@ async fn answer_peer(
             return Response::new(ask::full(serve));
         };
         return match body::<serde_json::Value>(world, request).await {
-            Ok(question) => Response::new(ask::answer(serve, questions, question, room)),
+            Ok(question) => {
+                let question = (asker(state, serve, world), question);
+                Response::new(ask::answer(serve, questions, question, room))
+            }
             Err(refusal) => refusal,
         };
     }
@@ -285,6 +288,12 @@ async fn answer_peer(
         Ok(read) => framed(Arc::clone(serve).read(read)),
         Err(refusal) => refusal,
     }
+}
+
+/// Who asks on a connection that has been let in.
+fn asker(state: &Connection, serve: &Serve, world: &World) -> Asker {
+    let has_proved = world.me.token.is_some() || state.client == Client::Proved;
+    if has_proved || serve.desk.is_local { Asker::Trusted } else { Asker::Anybody }
 }
 
 fn framed(frames: Result<PortBody, String>) -> Response<PortBody> {

@@ -1,19 +1,24 @@
 //! Questions that are no reads: what comes back, how long is waited, and peers that know none or lie.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use feedline_cluster::wire::{FrameKind, WIRE, WIRE_HEADER, head};
-use feedline_cluster::{ANSWER_BYTES_MAX, PeerState, Questions, Reason};
+use feedline_cluster::{ANSWER_BYTES_MAX, Asker, PeerState, Questions, Reason};
+use feedline_testkit::authority::NOW;
+use feedline_testkit::{Authority, MemorySource};
 use http::Response;
 use serde_json::{Value, json};
 
-use crate::common::{NO_WIRE, PATIENCE, Plan, addresses, eventually, three, whole};
+use crate::common::{NO_WIRE, PATIENCE, Plan, SOURCE, addresses, eventually, three, whole};
 use crate::hostile::{Scene, says};
+use crate::tls;
+use crate::trust::TOKEN;
 
-/// Says back what it is asked, after so many milliseconds or never, and so many bytes of it.
+/// Says back what it is asked, after so many milliseconds or never, and so many bytes of it; or who asks.
 #[derive(Debug, Default)]
 struct Echo {
     under_way: AtomicUsize,
@@ -22,7 +27,7 @@ struct Echo {
 #[async_trait]
 impl Questions for Echo {
     #[expect(clippy::disallowed_methods, reason = "real time, for work on real sockets")]
-    async fn answer(&self, question: Value) -> Vec<u8> {
+    async fn answer(&self, asker: Asker, question: Value) -> Vec<u8> {
         struct UnderWay<'a>(&'a AtomicUsize);
         impl Drop for UnderWay<'_> {
             fn drop(&mut self) {
@@ -31,6 +36,9 @@ impl Questions for Echo {
         }
         self.under_way.fetch_add(1, Ordering::SeqCst);
         let _under_way = UnderWay(&self.under_way);
+        if question == "who" {
+            return serde_json::to_vec(&format!("{asker:?}")).unwrap();
+        }
         if question == "never" {
             std::future::pending::<()>().await;
         }
@@ -106,6 +114,31 @@ async fn a_node_with_all_the_questions_that_it_may_have_says_so_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_asks_is_trusted_with_a_proof_or_where_nobody_else_reaches_the_port() {
+    let authority = Authority::new();
+    let bucket = MemorySource::new(SOURCE);
+    let (open, local) = ([0, 0, 0, 0], [127, 0, 0, 1]);
+    let with_token = || Plan { token: Some(TOKEN), ..Plan::default() };
+    let with_tls = || tls::with(authority.node(NOW));
+    for (plans, listen, expected) in [
+        ([Plan::default(), Plan::default()], local, "Trusted"),
+        ([Plan::default(), Plan::default()], open, "Anybody"),
+        ([with_token(), with_token()], open, "Trusted"),
+        ([with_tls(), with_tls()], open, "Trusted"),
+    ] {
+        let any = SocketAddr::from((listen, 0));
+        let second = plans[1].start(2, any, &[], Arc::clone(&bucket) as _);
+        second.cluster.serve_questions(Arc::new(Echo::default()));
+        let address = SocketAddr::from((local, second.cluster.address().port()));
+        let [own] = addresses::<1>();
+        let first = plans[0].start(1, own, &[address], Arc::clone(&bucket) as _);
+        first.knows(2).await;
+        let who = first.cluster.ask::<Value>(&address.to_string(), &json!("who"), PATIENCE).await;
+        assert_eq!(who.unwrap(), expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_knows_no_questions_is_named_with_its_version_and_good_for_all_else() {
     let not_found = |header: &'static str| {
         move || {
@@ -127,7 +160,7 @@ async fn a_node_that_knows_no_questions_is_named_with_its_version_and_good_for_a
     }
     // A node of this version that has nobody to answer yet says the same.
     let [a, b] = addresses::<2>();
-    let bucket = feedline_testkit::MemorySource::new(crate::common::SOURCE);
+    let bucket = MemorySource::new(SOURCE);
     let first = Plan::default().start(1, a, &[a, b], Arc::clone(&bucket) as _);
     let _second = Plan::default().start(2, b, &[a, b], Arc::clone(&bucket) as _);
     first.knows(2).await;

@@ -40,7 +40,7 @@ fn shared(files: NodeFiles) -> Shared {
     Arc::new(Mutex::new(files))
 }
 
-fn with(files: NodeFiles) -> Plan {
+pub(crate) fn with(files: NodeFiles) -> Plan {
     Plan { tls: Some(tls_of(&shared(files))), ..Plan::default() }
 }
 

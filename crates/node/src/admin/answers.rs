@@ -3,7 +3,7 @@
 use std::sync::Weak;
 
 use async_trait::async_trait;
-use feedline_cluster::Questions;
+use feedline_cluster::{Asker, Questions};
 use feedline_model::{ObjectId, ObjectIndex as _};
 use futures::StreamExt as _;
 use tokio::sync::Semaphore;
@@ -14,6 +14,10 @@ use crate::status;
 
 /// Questions that change or read back something, at once; the others wait: each keeps a disk busy.
 const AT_ONCE: usize = 8;
+
+/// Said to who asks for more than [`is_for_anybody`] without a proof.
+const UNPROVED: &str = "it has neither token nor certificates (insecure), so nobody who asks proves to be a node, and only \
+     reading is for everybody: give all nodes the same file token in cluster_secrets, or use --node-only on each";
 
 /// Answers what peers ask. Does not keep the node alive.
 #[derive(Debug)]
@@ -30,22 +34,28 @@ impl Answers {
 
 #[async_trait]
 impl Questions for Answers {
-    async fn answer(&self, question: serde_json::Value) -> Vec<u8> {
+    async fn answer(&self, asker: Asker, question: serde_json::Value) -> Vec<u8> {
         let failed = |message: &str| Told::Failed { message: message.into() };
         let told = match (self.node.upgrade(), serde_json::from_value(question)) {
-            (None, _) => failed("it is stopping"),
             (_, Err(error)) => failed(&format!("it makes no sense of the question: {error}")),
+            (_, Ok(question)) if asker == Asker::Anybody && !is_for_anybody(&question) => {
+                failed(UNPROVED)
+            }
+            (None, _) => failed("it is stopping"),
             (Some(node), Ok(question)) => {
                 // Who only wants to know does not wait for those whose work takes long.
-                let _room = match question {
-                    Question::Status | Question::Held { .. } | Question::Unknown => None,
-                    _ => Some(self.room.acquire().await),
-                };
+                let is_quick = is_for_anybody(&question);
+                let _room = if is_quick { None } else { Some(self.room.acquire().await) };
                 node.tell(question).await
             }
         };
         serde_json::to_vec(&told).expect("plain data can be written")
     }
+}
+
+/// True for what only wants to know, from memory.
+fn is_for_anybody(question: &Question) -> bool {
+    matches!(question, Question::Status | Question::Held { .. } | Question::Unknown)
 }
 
 /// What became of a part of a check.
@@ -156,5 +166,41 @@ impl NodeAdmin {
         let place =
             |it: &crate::chain::MountedStore| (it.path.clone(), it.source.0, it.prefix.clone());
         self.chain.mounted.iter().map(place).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_has_proved_nothing_changes_nothing_and_hears_what_to_do() {
+        let answers = &Answers::new(Weak::new());
+        let questions = [
+            (json!({"ask": "status"}), true),
+            (json!({"ask": "held", "ids": []}), true),
+            (json!({"ask": "of a newer version"}), true),
+            (json!({"ask": "free", "ids": []}), false),
+            (json!({"ask": "check", "ids": []}), false),
+            (json!({"ask": "pin", "places": []}), false),
+            (json!({"ask": "unpin", "places": []}), false),
+        ];
+        for (question, is_for_anybody) in questions {
+            let told = |asker| {
+                let question = question.clone();
+                async move { String::from_utf8(answers.answer(asker, question).await).unwrap() }
+            };
+            // The node has ended: nothing else is said to who is heard.
+            assert!(told(Asker::Trusted).await.contains("stopping"), "{question}");
+            let said = told(Asker::Anybody).await;
+            let (refused, is_heard) = (said.contains("file token"), said.contains("stopping"));
+            assert_eq!(
+                (refused, is_heard),
+                (!is_for_anybody, is_for_anybody),
+                "{question}: {said}"
+            );
+        }
     }
 }
