@@ -5,7 +5,8 @@
 //! - While the source cannot be heard, nobody is given up.
 //! - Who is no longer listed and still answers stays for a grace period: a directory that lost its
 //!   data, or a name server's partial answer, must not take a cluster apart. Who is not listed and does
-//!   not answer goes at once.
+//!   not answer goes at once. The address at which a node was listed before it moved is one that is not
+//!   listed any more: until it answers at the new one, no other is known.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -53,6 +54,9 @@ struct Entry {
 #[derive(Debug, Default)]
 pub(crate) struct Book {
     entries: BTreeMap<String, Entry>,
+    /// Addresses that nodes were listed at before, and since when they are missed: each is greeted once more
+    /// than the entries have it.
+    moved: BTreeMap<Arc<str>, Option<Duration>>,
 }
 
 impl Book {
@@ -61,13 +65,18 @@ impl Book {
         let listed: HashSet<&str> = found.iter().map(|it| &*it.key).collect();
         let absent = self.entries.keys().filter(|key| !listed.contains(key.as_str()));
         let absent: Vec<String> = absent.cloned().collect();
-        let mut steps: Vec<_> = found.into_iter().flat_map(|it| self.here(it)).collect();
+        let mut steps: Vec<_> = found.into_iter().flat_map(|it| self.here(it, now)).collect();
         steps.extend(absent.iter().flat_map(|key| self.left(key, now)));
+        // As after a loss.
+        for (address, since) in self.moved.iter_mut().filter(|(_, since)| since.is_none()) {
+            *since = Some(now);
+            steps.push(Step::Test(Arc::clone(address)));
+        }
         steps
     }
 
     /// One is listed, perhaps elsewhere than before.
-    pub(crate) fn here(&mut self, found: Found) -> Vec<Step> {
+    pub(crate) fn here(&mut self, found: Found, now: Duration) -> Vec<Step> {
         let address: Arc<str> = found.address.into();
         let count = self.entries.len();
         match self.entries.get_mut(&found.key) {
@@ -78,7 +87,9 @@ impl Book {
             Some(entry) => {
                 let old = std::mem::replace(&mut entry.address, Arc::clone(&address));
                 entry.missing_since = None;
-                vec![Step::Greet(address), Step::Drop(old)]
+                let mut steps = self.greet(address);
+                steps.push(self.moved_from(old, now));
+                steps
             }
             None if MEMBERS_MAX <= count => {
                 tracing::warn!(
@@ -90,9 +101,26 @@ impl Book {
             None => {
                 let entry = Entry { address: Arc::clone(&address), missing_since: None };
                 self.entries.insert(found.key, entry);
-                vec![Step::Greet(address)]
+                self.greet(address)
             }
         }
+    }
+
+    /// Greets an address that has just been listed, if it is not greeted as a former one.
+    fn greet(&mut self, address: Arc<str>) -> Vec<Step> {
+        match self.moved.remove(&address) {
+            Some(_) => Vec::new(),
+            None => vec![Step::Greet(address)],
+        }
+    }
+
+    /// Keeps a former address as one that is missed.
+    fn moved_from(&mut self, old: Arc<str>, now: Duration) -> Step {
+        if self.moved.len() < MEMBERS_MAX && !self.moved.contains_key(&old) {
+            self.moved.insert(Arc::clone(&old), Some(now));
+            return Step::Test(old);
+        }
+        Step::Drop(old)
     }
 
     /// One is listed no more.
@@ -109,28 +137,32 @@ impl Book {
     /// The source is not heard any more: what it said last holds, and its next list is a new beginning.
     pub(crate) fn lost(&mut self) {
         self.entries.values_mut().for_each(|entry| entry.missing_since = None);
+        self.moved.values_mut().for_each(|since| *since = None);
     }
 
     /// Gives up who is due; `failed` tells how many greetings of an address failed since it was missed.
     pub(crate) fn due(&mut self, now: Duration, failed: impl Fn(&str) -> u32) -> Vec<Step> {
         let mut steps = Vec::new();
-        self.entries.retain(|_, entry| {
-            let Some(since) = entry.missing_since else { return true };
-            let stays = failed(&entry.address) < FAILED_MAX && now < since + GRACE;
+        let mut stays = |address: &Arc<str>, missing_since: Option<Duration>| {
+            let Some(since) = missing_since else { return true };
+            let stays = failed(address) < FAILED_MAX && now < since + GRACE;
             if !stays {
-                steps.push(Step::Drop(Arc::clone(&entry.address)));
+                steps.push(Step::Drop(Arc::clone(address)));
             }
             stays
-        });
+        };
+        self.entries.retain(|_, entry| stays(&entry.address, entry.missing_since));
+        self.moved.retain(|address, since| stays(address, *since));
         steps
     }
 
     /// True if somebody is missed, so that time matters.
     pub(crate) fn has_missing(&self) -> bool {
-        self.entries.values().any(|entry| entry.missing_since.is_some())
+        let mut since = self.entries.values().map(|entry| entry.missing_since);
+        since.any(|it| it.is_some()) || self.moved.values().any(Option::is_some)
     }
 
-    /// How many are known.
+    /// How many nodes are known.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
@@ -163,8 +195,8 @@ mod tests {
     fn who_appears_is_greeted_once() {
         let mut book = known();
         assert_eq!(book.all(both(), s(1)), []);
-        assert_eq!(book.here(found("2", "b:1")), []);
-        assert_eq!(book.here(found("3", "c:1")), [Step::Greet("c:1".into())]);
+        assert_eq!(book.here(found("2", "b:1"), s(1)), []);
+        assert_eq!(book.here(found("3", "c:1"), s(1)), [Step::Greet("c:1".into())]);
         assert_eq!(book.due(s(1000), |_| 9), [], "nobody is missed, whoever fails to answer");
     }
 
@@ -178,7 +210,8 @@ mod tests {
         assert_eq!(book.due(s(11), |_| 2), [Step::Drop("b:1".into())]);
         assert_eq!((book.len(), book.has_missing()), (1, false));
         assert_eq!(book.left("2", s(12)), [], "unknown by now");
-        assert_eq!(book.here(found("2", "b:1")), [Step::Greet("b:1".into())], "and may come back");
+        let back = book.here(found("2", "b:1"), s(13));
+        assert_eq!(back, [Step::Greet("b:1".into())], "and may come back");
     }
 
     #[test]
@@ -186,7 +219,7 @@ mod tests {
         let mut book = known();
         assert_eq!(book.all(vec![], s(10)).len(), 2, "both are tested");
         assert_eq!(book.due(s(39), |_| 0), []);
-        assert_eq!(book.here(found("1", "a:1")), [], "listed again");
+        assert_eq!(book.here(found("1", "a:1"), s(39)), [], "listed again");
         assert_eq!(book.due(s(40), |_| 0), [Step::Drop("b:1".into())]);
         assert_eq!(book.due(s(400), |_| 0), []);
     }
@@ -205,11 +238,46 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_moved_is_greeted_where_it_is_now() {
+    fn a_node_that_moved_is_greeted_where_it_is_now_and_where_it_was_as_long_as_it_answers_there() {
+        let (greet, test) = (Step::Greet("b:9".into()), Step::Test("b:1".into()));
+        let gone = [Step::Drop("b:1".into())];
+        let moved = || {
+            let mut book = known();
+            assert_eq!(book.here(found("2", "b:9"), s(10)), [greet.clone(), test.clone()]);
+            assert_eq!((book.len(), book.has_missing()), (2, true));
+            assert_eq!(book.due(s(11), |_| 1), [], "one failure may be chance");
+            book
+        };
+        let mut book = moved();
+        let old_is_dead = |address: &str| if address == "b:1" { 2 } else { 9 };
+        assert_eq!(book.due(s(11), old_is_dead), gone, "the new one may still be starting");
+        assert_eq!((book.len(), book.has_missing()), (2, false));
+        let mut book = moved();
+        let now = vec![found("1", "a:1"), found("2", "b:9")];
+        assert_eq!(book.all(now.clone(), s(20)), [], "no news");
+        assert_eq!(book.due(s(39), |_| 0), []);
+        assert_eq!(book.due(s(40), |_| 0), gone);
+        assert_eq!(book.due(s(400), |_| 9), []);
+        let mut book = moved();
+        book.lost();
+        assert_eq!(book.due(s(400), |_| 9), []);
+        assert_eq!(book.all(now, s(400)), [test], "and the grace begins anew");
+        assert_eq!(book.due(s(430), |_| 0), gone);
+    }
+
+    #[test]
+    fn greetings_and_ends_of_an_address_add_up_whoever_moves_there() {
         let mut book = known();
-        let steps = book.here(found("2", "b:9"));
-        assert_eq!(steps, [Step::Greet("b:9".into()), Step::Drop("b:1".into())]);
-        assert_eq!(book.len(), 2);
+        book.here(found("2", "b:9"), s(10));
+        let back = book.here(found("2", "b:1"), s(11));
+        assert_eq!(back, [Step::Test("b:9".into())], "it was still greeted there");
+        // Two nodes at one address, of which each is greeted once; both leave it.
+        let to_a = book.here(found("2", "a:1"), s(12));
+        assert_eq!(to_a, [Step::Greet("a:1".into()), Step::Test("b:1".into())]);
+        assert_eq!(book.here(found("2", "c:1"), s(13)).last(), Some(&Step::Test("a:1".into())));
+        assert_eq!(book.here(found("1", "d:1"), s(13)).last(), Some(&Step::Drop("a:1".into())));
+        let ends = book.due(s(100), |_| 0);
+        assert_eq!(ends, ["a:1", "b:1", "b:9"].map(|it| Step::Drop(it.into())));
     }
 
     #[test]

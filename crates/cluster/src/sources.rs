@@ -273,7 +273,7 @@ impl Keeper {
         let is_first = !std::mem::replace(has_spoken, true);
         let (steps, trouble) = match news {
             News::All(found) => (book.all(found, now), None),
-            News::Here(found) => (book.here(found), None),
+            News::Here(found) => (book.here(found, now), None),
             News::Left(key) => (book.left(&key, now), None),
             News::Lost(why) => {
                 book.lost();
