@@ -27,7 +27,7 @@
 //! # Reading order
 //!
 //! [`placement`], [`membership`], `sources`, `book` and `greeters` (how members are found: `dns`, `etcd`), `link` (one read, followed), `batch`, `peer` and
-//! `answer` (asking), `health`, `server` and `serve` (answering), `load` (files brought in by their owners), `ask` (all other questions), `marks`, [`wire`],
+//! `answer` (asking), `health`, `server`, `seldom` and `serve` (answering), `load` (files brought in by their owners), `ask` (all other questions), `marks`, [`wire`],
 //! `token`, `tls`, `net` and `timer` (the world); `cluster` puts them together.
 
 mod answer;
@@ -50,6 +50,7 @@ mod parts;
 mod peer;
 mod peers;
 pub mod placement;
+mod seldom;
 mod serve;
 mod server;
 mod sources;

@@ -7,7 +7,8 @@
 //!   proves to know it is let in, and a nonce is good for one proof.
 //! - A request of another wire version is refused in words that both ends can read.
 //! - What is not for peers goes to the guest, who knows by itself who may ask.
-//! - Connections, streams on them, headers and bodies all have a maximum.
+//! - Connections, streams on them, headers and bodies all have a maximum; so have lines of the log about
+//!   who is refused.
 
 use std::convert::Infallible;
 use std::io;
@@ -32,9 +33,10 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::ask::{self, Asker};
 use crate::load;
-use crate::net::{Accepted, Client, Listener, Opened};
+use crate::net::{Accepted, Client, Listener, Opened, Stream};
 use crate::parts::{OnRuntime, PortBody, within};
 use crate::peer::World;
+use crate::seldom::Seldom;
 use crate::serve::Serve;
 use crate::token::{End, Nonce};
 use crate::wire::{
@@ -73,17 +75,25 @@ pub(crate) struct Server {
 /// What one connection remembers.
 #[derive(Debug)]
 struct Connection {
+    from: SocketAddr,
     client: Client,
     has_spoken: AtomicBool,
     is_let_in: AtomicBool,
     /// The nonce of a challenge that was not answered yet.
     nonce: Mutex<Option<Nonce>>,
+    /// Who was refused, on all connections.
+    refused: Arc<Seldom>,
 }
 
 impl Connection {
-    fn of(client: Client) -> Self {
+    fn of(client: Client, from: SocketAddr, refused: Arc<Seldom>) -> Self {
         let (has_spoken, is_let_in) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { client, has_spoken, is_let_in, nonce: Mutex::default() }
+        Self { from, client, has_spoken, is_let_in, nonce: Mutex::default(), refused }
+    }
+
+    /// True if the log is to say now that its other end was refused.
+    fn is_worth_a_line(&self, world: &World) -> bool {
+        self.refused.is_due(self.from.ip(), world.clock.monotonic())
     }
 }
 
@@ -110,6 +120,7 @@ async fn accept(mut listener: Box<dyn Listener>, serve: Arc<Serve>, world: World
     // Owned here, so that the end of this task closes every connection.
     let mut connections = JoinSet::new();
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let refused = Arc::new(Seldom::default());
     let runtime = world.runtime.clone();
     loop {
         tokio::select! {
@@ -123,9 +134,11 @@ async fn accept(mut listener: Box<dyn Listener>, serve: Arc<Serve>, world: World
                         continue;
                     };
                     let (serve, world) = (Arc::clone(&serve), world.clone());
+                    let refused = Arc::clone(&refused);
                     let task = async move {
-                        if let Some(opened) = open(from, opening, &world).await {
-                            connection(opened, serve, world.clone()).await;
+                        if let Some(Opened { stream, client }) = open(from, opening, &world).await {
+                            let state = Connection::of(client, from, refused);
+                            connection(stream, state, serve, world.clone()).await;
                         }
                         drop(permit);
                     };
@@ -159,9 +172,8 @@ async fn open(
     }
 }
 
-async fn connection(opened: Opened, serve: Arc<Serve>, world: World) {
-    let Opened { stream, client } = opened;
-    let state = Arc::new(Connection::of(client));
+async fn connection(stream: Box<dyn Stream>, state: Connection, serve: Arc<Serve>, world: World) {
+    let state = Arc::new(state);
     let mut builder = Builder::new(OnRuntime(world.runtime.clone()));
     builder
         .http1()
@@ -245,8 +257,9 @@ async fn answer_peer(
         return refuse(StatusCode::BAD_REQUEST, message);
     }
     if let Client::Unproved(why) = &state.client {
-        if is_hello {
-            tracing::warn!(why, "a peer that does not prove to be a node: refused");
+        if is_hello && state.is_worth_a_line(world) {
+            let from = state.from;
+            tracing::warn!(%from, why, "a peer that does not prove to be a node: refused");
         }
         return refuse(StatusCode::FORBIDDEN, why);
     }
@@ -319,7 +332,10 @@ fn greet(state: &Connection, world: &World, hello: &Hello) -> Response<PortBody>
             state.is_let_in.store(true, Ordering::Release);
             return welcome();
         }
-        tracing::warn!(node = hello.node, "a peer does not know the cluster's token: refused");
+        if state.is_worth_a_line(world) {
+            let (from, node) = (state.from, hello.node);
+            tracing::warn!(%from, node, "a peer does not know the cluster's token: refused");
+        }
         return refuse(StatusCode::FORBIDDEN, "that is not this cluster's token");
     }
     let ours = world.entropy.nonce();
