@@ -39,6 +39,9 @@ const ETCD_KEY: &str = "etcd-tls.key";
 const NAMES: &[&str] =
     &[TOKEN, S3_KEYS, TLS[0], TLS[1], TLS[2], ETCD_PASSWORD, ETCD_CA, ETCD_CERTIFICATE, ETCD_KEY];
 
+/// Certificates, which are for everybody: only their keys are secrets.
+const PUBLIC: [&str; 4] = [TLS[0], TLS[1], ETCD_CA, ETCD_CERTIFICATE];
+
 /// More than any of the files needs; one that is larger is something else.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -156,14 +159,20 @@ fn read_text(file: &Path) -> Result<Option<Vec<u8>>, String> {
 
 /// Says so if everybody can read a secret.
 fn warn_of_readers(file: &Path) {
-    let mode = fs::metadata(file).map(|metadata| metadata.permissions().mode());
-    if mode.is_ok_and(|mode| mode & WORLD_READS != 0) {
+    if is_exposed(file) {
         tracing::warn!(
             file = %file.display(),
             "everybody on this machine can read this secret: chmod o-r, or in Kubernetes \
              defaultMode 0400"
         );
     }
+}
+
+/// True if everybody can read it, and it is a secret.
+fn is_exposed(file: &Path) -> bool {
+    let mode = fs::metadata(file).map(|metadata| metadata.permissions().mode());
+    let is_public = PUBLIC.iter().any(|name| file.ends_with(name));
+    !is_public && mode.is_ok_and(|mode| mode & WORLD_READS != 0)
 }
 
 #[cfg(test)]
@@ -239,6 +248,24 @@ mod tests {
         assert!(Secrets::read(dir.path()).unwrap().etcd.identity_pem.is_some());
         write(ETCD_PASSWORD, b"\n");
         assert!(said(dir.path()).contains("/etcd-password: "));
+    }
+
+    #[test]
+    fn who_can_read_a_certificate_exposes_no_secret() {
+        let dir = tempfile::tempdir().unwrap();
+        let exposed = |mode| {
+            let is_exposed_with_mode = |name: &&str| {
+                let file = dir.path().join(name);
+                fs::write(&file, "").unwrap();
+                fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+                is_exposed(&file)
+            };
+            NAMES.iter().copied().filter(is_exposed_with_mode).collect::<Vec<_>>()
+        };
+        let secrets = ["token", "s3-keys", "tls.key", "etcd-password", "etcd-tls.key"];
+        assert_eq!(exposed(0o644), secrets);
+        assert_eq!(exposed(0o640), [""; 0]);
+        assert!(!is_exposed(&dir.path().join("absent")));
     }
 
     #[test]
