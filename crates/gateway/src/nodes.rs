@@ -85,7 +85,7 @@ pub struct Unheard {
 pub struct WideUsage {
     /// Each node that answered, this one first.
     pub nodes: Vec<NodeUsage>,
-    /// Those that did not: what they hold is not in the numbers, and what was to be done was not done there.
+    /// Those that did not: what they hold is not in the numbers, and what was to be done may not be done there.
     pub unheard: Vec<Unheard>,
     /// Files that are complete on at least one node.
     pub files: u64,
