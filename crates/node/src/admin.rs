@@ -16,7 +16,7 @@ use feedline_model::{Clock, Directory, Object, ObjectId, ReadError, Tree};
 use feedline_mount::MountHandle;
 use futures::{Stream, StreamExt};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use crate::chain::Chain;
 use crate::cluster;
@@ -55,6 +55,9 @@ pub(crate) struct NodeAdmin {
     pins: Pins,
     /// What is kept in the cluster: of it this node keeps what it owns.
     shared_pins: Pins,
+    /// Held while a path is pinned or unpinned, the list and what follows: else what is applied from a list
+    /// read before would pin again what was unpinned meanwhile, and no list would name it.
+    pinning: Mutex<()>,
     loads: Loads,
     clock: Arc<dyn Clock>,
     tasks: Handle,
@@ -82,8 +85,20 @@ impl NodeAdmin {
         let started = clock.monotonic();
         let state = AtomicU8::new(State::Starting as u8);
         let (stop, _) = watch::channel(false);
-        let mount = OnceLock::new();
-        Self { config, chain, pins, shared_pins, loads, clock, tasks, mount, started, state, stop }
+        Self {
+            config,
+            chain,
+            pins,
+            shared_pins,
+            pinning: Mutex::default(),
+            loads,
+            clock,
+            tasks,
+            mount: OnceLock::new(),
+            started,
+            state,
+            stop,
+        }
     }
 
     pub(crate) fn chain(&self) -> &Chain {
@@ -144,16 +159,7 @@ impl NodeAdmin {
             loop {
                 {
                     let Some(admin) = weak.upgrade() else { return };
-                    for path in admin.pins.paths() {
-                        if let Err(error) = admin.pin_below(&path).await {
-                            tracing::warn!(path, %error, "pinned path cannot be listed");
-                        }
-                    }
-                    for path in admin.shared_pins.paths() {
-                        if let Err(error) = admin.apply_shared_pin(&path).await {
-                            tracing::warn!(path, %error, "pinned path cannot be listed");
-                        }
-                    }
+                    admin.apply_pins().await;
                 }
                 tokio::select! {
                     () = clock.sleep(period) => {}
@@ -462,8 +468,7 @@ impl Admin for NodeAdmin {
         let path = query.path;
         // The path must exist: a pin on a misspelt one would keep nothing and say so nowhere.
         self.target(&path).await?;
-        self.pins.add(&path).map_err(|error| ApiError::internal(error.to_string()))?;
-        self.pin_below(&path).await?;
+        self.pin_here(&path).await?;
         self.usage(&path).await
     }
 

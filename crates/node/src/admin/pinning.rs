@@ -2,6 +2,10 @@
 //!
 //! A copy of what another node owns is not pinned by a pin of the cluster: pinned copies of a data set that
 //! is larger than one cache would leave no space for what this node is to keep for all.
+//!
+//! # Invariants
+//!
+//! - A list of pins and what is pinned by it change together, one path at a time.
 
 use feedline_gateway::ApiError;
 use feedline_gateway::api::Usage;
@@ -12,8 +16,36 @@ use super::{NodeAdmin, id_at};
 use crate::pins::Pins;
 
 impl NodeAdmin {
+    /// Applies both lists anew. Whoever pins or unpins meanwhile waits for one path at most.
+    pub(super) async fn apply_pins(&self) {
+        for (pins, is_shared) in [(&self.pins, false), (&self.shared_pins, true)] {
+            for path in pins.paths() {
+                let _turn = self.pinning.lock().await;
+                // Unpinned since the list was read.
+                if pins.covering(&path).is_none() {
+                    continue;
+                }
+                let applied = if is_shared {
+                    self.apply_shared_pin(&path).await.map(|_| ())
+                } else {
+                    self.pin_below(&path).await
+                };
+                if let Err(error) = applied {
+                    tracing::warn!(path, %error, "pinned path cannot be listed");
+                }
+            }
+        }
+    }
+
+    /// Adds a path to what is kept whole on this node, and applies it.
+    pub(super) async fn pin_here(&self, path: &str) -> Result<(), ApiError> {
+        let _turn = self.pinning.lock().await;
+        self.pins.add(path).map_err(|error| ApiError::internal(error.to_string()))?;
+        self.pin_below(path).await
+    }
+
     /// Pins everything below a path on this node.
-    pub(super) async fn pin_below(&self, path: &str) -> Result<(), ApiError> {
+    async fn pin_below(&self, path: &str) -> Result<(), ApiError> {
         let mut batches = std::pin::pin!(self.objects_below(path).await?);
         while let Some(batch) = batches.next().await {
             let (directory, objects) = batch?;
@@ -35,6 +67,7 @@ impl NodeAdmin {
 
     /// Takes back every pin of a path on this node.
     pub(super) async fn unpin_below(&self, path: &str) -> Result<Usage, ApiError> {
+        let _turn = self.pinning.lock().await;
         let all = [&self.pins, &self.shared_pins];
         if let Some(error) = all.iter().find_map(|pins| self.pinned_above(pins, path)) {
             return Err(error);
@@ -69,12 +102,13 @@ impl NodeAdmin {
     /// Adds a path to the pins that all nodes share, and applies it: the files of it that are kept here, and
     /// how much of them is here.
     pub(super) async fn share_pin(&self, path: &str) -> Result<(u64, u64), ApiError> {
+        let _turn = self.pinning.lock().await;
         self.shared_pins.add(path).map_err(|error| ApiError::internal(error.to_string()))?;
         self.apply_shared_pin(path).await
     }
 
     /// Pins what this node owns below a path, and lets go of what it does no more.
-    pub(super) async fn apply_shared_pin(&self, path: &str) -> Result<(u64, u64), ApiError> {
+    async fn apply_shared_pin(&self, path: &str) -> Result<(u64, u64), ApiError> {
         let (mut files, mut bytes) = (0, 0);
         let mut batches = std::pin::pin!(self.objects_below(path).await?);
         while let Some(batch) = batches.next().await {
@@ -99,6 +133,7 @@ impl NodeAdmin {
 
     /// Takes back [`Self::share_pin`], but for what is pinned on this node by itself.
     pub(super) async fn unshare_pin(&self, path: &str) -> Result<(u64, u64), ApiError> {
+        let _turn = self.pinning.lock().await;
         if let Some(pinned) = self.pinned_above(&self.shared_pins, path) {
             return Err(pinned);
         }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::common::{BUCKET, Content, Site, below, bytes_of, tree};
 use feedline_node::api::{CheckEvent, PathQuery};
-use feedline_s3sim::{FaultKind, FaultRule};
+use feedline_s3sim::{FaultKind, FaultRule, Verb};
 
 #[test]
 fn an_epoch_costs_one_get_a_file_and_the_next_ones_nothing_also_after_a_restart() {
@@ -346,6 +346,30 @@ fn a_pin_goes_when_it_is_taken_back_though_its_path_is_gone_from_the_bucket() {
     // A path that is not there and was never pinned is still an error.
     let absent = site.call(node.client().unpin(&below("train/x"))).unwrap_err().to_string();
     assert_eq!(absent, "/train/x: no such file or directory");
+    node.stop().unwrap();
+}
+
+#[test]
+fn what_is_unpinned_while_pins_are_applied_stays_unpinned() {
+    let mut site = Site::new(tree(100, 2));
+    // Pins are applied nearly all the time: a walk takes longer than the pause between two.
+    site.set("metadata_ttl", "100ms");
+    let slow = FaultRule::every(FaultKind::Stall).for_verb(Verb::List);
+    site.sim.set_faults(FaultRule { stall_ms: 50, ..slow });
+    let node = site.start();
+    let client = node.client();
+    let pinned = || site.status(&client).cache[0].pinned;
+    for _ in 0..5 {
+        site.call(client.pin(&below("train"))).unwrap();
+        assert!(0 < pinned());
+        site.call(client.unpin(&below("train"))).unwrap();
+        let mut looks = 0;
+        site.until("twenty looks", || {
+            assert_eq!(pinned(), 0, "pinned again, and no list names it");
+            looks += 1;
+            looks == 20
+        });
+    }
     node.stop().unwrap();
 }
 
