@@ -68,7 +68,7 @@ pub struct NodeSummary {
     pub peers_in_trouble: Vec<String>,
 }
 
-/// A node that did not answer.
+/// A node that did not answer, or one who was to name nodes and has named none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unheard {
     /// Its id, if it was ever heard of.
@@ -78,6 +78,9 @@ pub struct Unheard {
     pub address: String,
     /// Why, in words.
     pub why: String,
+    /// True if it is no node but an etcd or a name in DNS: which nodes there are is not known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub source: bool,
 }
 
 /// What something means on each node: how much is cached (`du`), was dropped (`free`), is kept (`pin`).

@@ -16,7 +16,7 @@ pub(crate) struct Whose {
     pub(crate) node_only: bool,
 }
 
-/// Names each node that did not answer, and what that means.
+/// Names each node that did not answer, and what that means; and who has named no nodes at all.
 ///
 /// # Errors
 ///
@@ -26,7 +26,13 @@ pub(crate) fn write_unheard(
     unheard: &[Unheard],
     meaning: &str,
 ) -> io::Result<()> {
-    unheard.iter().try_for_each(|node| writeln!(out, "{}; {meaning}", silent(node)))
+    unheard.iter().try_for_each(|it| {
+        if it.source {
+            writeln!(out, "{}", silent(it))
+        } else {
+            writeln!(out, "{}; {meaning}", silent(it))
+        }
+    })
 }
 
 /// The error that names each node that did not answer.
@@ -38,12 +44,18 @@ pub(crate) fn fail_if_unheard(unheard: &[Unheard], meaning: &str) -> Result<(), 
     if unheard.is_empty() {
         return Ok(());
     }
-    let all: Vec<_> = unheard.iter().map(silent).collect();
-    Err(Failure::failed(format!("{}; {meaning}", all.join("; ")))
+    let mut all: Vec<_> = unheard.iter().map(silent).collect();
+    if unheard.iter().any(|it| !it.source) {
+        all.push(meaning.to_owned());
+    }
+    Err(Failure::failed(all.join("; "))
         .way_out("the other nodes are done; say it again when all are back (`feedline status`)"))
 }
 
 fn silent(node: &Unheard) -> String {
+    if node.source {
+        return format!("{} {}", node.address, node.why);
+    }
     let id = node.node.as_deref().map_or_else(String::new, |id| format!("{} at ", short(id)));
     format!("node {id}{} did not answer: {}", node.address, node.why)
 }

@@ -1,6 +1,7 @@
 //! Commands about all nodes at once: where files are, what is freed, kept and checked, and who did not answer.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::PathBuf;
 
 use rustix::process::Signal;
@@ -188,6 +189,30 @@ fn a_node_that_hangs_is_named_and_the_others_answer() {
     });
     run(&sandbox, &cluster, &["free"]).ok();
     end(&sandbox, &cluster);
+}
+
+#[test]
+fn who_cannot_say_which_nodes_there_are_is_named() {
+    let sandbox = Sandbox::new();
+    let (mnt, listen, etcd) = (sandbox.mnt_str(), address(25, 0), address(25, 1));
+    // Given an etcd that was never heard,
+    let url = format!("http://{etcd}");
+    sandbox.mount(&["--listen", &listen, "--etcd", &url]);
+    // then this node alone is done, which is not all that was asked.
+    let words = [&*format!("etcd at {url}"), "who the other nodes are is not known"];
+    for verb in ["free", "pin", "check", "unpin"] {
+        sandbox.run(&[verb, mnt]).fails(1, &words);
+        sandbox.run(&[verb, "--node-only", mnt]).ok();
+    }
+    assert!(sandbox.run(&["du", mnt]).ok().contains(words[1]));
+    sandbox.umount();
+    // Given a peer that takes connections and says nothing, asked before its greeting has failed or after,
+    let silent = TcpListener::bind(&*etcd).unwrap();
+    sandbox.mount(&["--listen", &listen, "--peers", &format!("{listen},{etcd}")]);
+    sandbox.run(&["free", mnt]).fails(1, &[&etcd, "did not answer", "may not be done there"]);
+    drop(silent);
+    sandbox.umount();
+    sandbox.assert_gone();
 }
 
 #[test]

@@ -64,7 +64,7 @@ pub(super) fn summary(status: Status) -> NodeSummary {
 pub(super) async fn of(node: &NodeAdmin) -> Vec<NodeSummary> {
     let mut all = vec![NodeSummary { this: true, ..summary(status::of(node)) }];
     let Some(cluster) = node.chain.cluster.get() else { return all };
-    let told = Others::of(cluster).summaries().await;
+    let told = Others::known(cluster).summaries().await;
     // Asked for after the questions: they may have found out that a node is down.
     let peers: Vec<_> = cluster.status().peers.into_iter().filter(is_a_node).collect();
     let median = median(peers.iter().map(|peer| peer.mean_ms).filter(|mean| 0.0 < *mean));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use feedline_cluster::{Cluster, PeerState, PeerStatus};
+use feedline_cluster::{Cluster, ClusterStatus, PeerState, PeerStatus, SourceStatus};
 use feedline_gateway::api::{NodeSummary, NodeUsage, Unheard};
 use feedline_model::ObjectId;
 use futures::future::join_all;
@@ -25,6 +25,8 @@ const DO_WITHIN: Duration = Duration::from_secs(600);
 pub(super) struct Others<'a> {
     cluster: &'a Cluster,
     nodes: Vec<Other>,
+    /// Who was to name nodes, and has named none.
+    silent: Vec<Unheard>,
 }
 
 /// One of them, and what it has told so far.
@@ -40,6 +42,12 @@ pub(super) struct Other {
 }
 
 impl Other {
+    fn new(node: String, address: String, why: Option<String>) -> Self {
+        let usage =
+            NodeUsage { node: node.clone(), address: address.clone(), ..Default::default() };
+        Self { node, address, usage, corrupt: 0, why }
+    }
+
     /// As people call it.
     pub(super) fn address(&self) -> &str {
         &self.address
@@ -52,19 +60,57 @@ impl Other {
 }
 
 impl<'a> Others<'a> {
-    /// Every other node that is a member or was to be one.
-    pub(super) fn of(cluster: &'a Cluster) -> Self {
-        let peers = cluster.status().peers.into_iter();
-        let nodes = peers.filter(is_a_node).map(|peer| {
+    /// Every other node that is a member or is to be one, and who cannot say which there are: what is to be
+    /// done on all nodes is not done while one of these is silent.
+    pub(super) async fn of(cluster: &'a Cluster) -> Self {
+        let status = cluster.status();
+        let mut all = Self::among(cluster, &status);
+        all.silent = status.sources.iter().filter_map(silent).collect();
+        all.add_strangers(status).await;
+        all
+    }
+
+    /// Those that are known without asking anybody.
+    pub(super) fn known(cluster: &'a Cluster) -> Self {
+        Self::among(cluster, &cluster.status())
+    }
+
+    fn among(cluster: &'a Cluster, status: &ClusterStatus) -> Self {
+        let nodes = status.peers.iter().filter(|peer| is_a_node(peer)).map(|peer| {
             let node = peer.node.map(|node| node.to_string()).unwrap_or_default();
-            let usage = NodeUsage {
-                node: node.clone(),
-                address: peer.address.clone(),
-                ..Default::default()
-            };
-            Other { node, address: peer.address, usage, corrupt: 0, why: None }
+            Other::new(node, peer.address.clone(), None)
         });
-        Self { cluster, nodes: nodes.collect() }
+        Self { cluster, nodes: nodes.collect(), silent: Vec::new() }
+    }
+
+    /// Asks who is at each address where nobody is known: a node that was not greeted yet, or one with two
+    /// names, or this one.
+    async fn add_strangers(&mut self, status: ClusterStatus) {
+        let (cluster, me) = (self.cluster, status.node.to_string());
+        let strangers = status.peers.into_iter().filter(|peer| !is_a_node(peer));
+        let asked = strangers.map(|peer| async move {
+            let told = cluster.ask::<Told>(&peer.address, &Question::Status, STATUS_WITHIN).await;
+            (peer.address, told)
+        });
+        let told = join_all(asked).await;
+        if told.is_empty() {
+            return;
+        }
+        // One that was greeted meanwhile may be this node, which is no peer any more.
+        let peers = cluster.status().peers;
+        for (address, told) in told {
+            let (node, why) = match told {
+                Ok(Told::Status { summary }) => (summary.node, None),
+                Ok(Told::Failed { message }) => (String::new(), Some(message)),
+                Ok(_) => (String::new(), Some("its answer makes no sense".to_owned())),
+                Err(fault) => (String::new(), Some(fault.message)),
+            };
+            let is_known =
+                why.is_none() && (node == me || self.nodes.iter().any(|other| other.node == node));
+            if !is_known && peers.iter().any(|peer| peer.address == address) {
+                self.nodes.push(Other::new(node, address, why));
+            }
+        }
     }
 
     /// Asks all that have answered so far, at once. Each answer with its place among the nodes.
@@ -137,19 +183,31 @@ impl<'a> Others<'a> {
         self.nodes.iter().filter(|other| other.why.is_none())
     }
 
-    /// Those that have not.
+    /// Those that have not, and who was to name nodes and has named none.
     pub(super) fn unheard(&self) -> Vec<Unheard> {
         let of = |other: &Other| {
             let node = (!other.node.is_empty()).then(|| other.node.clone());
-            Some(Unheard { node, address: other.address.clone(), why: other.why.clone()? })
+            let (address, why) = (other.address.clone(), other.why.clone()?);
+            Some(Unheard { node, address, why, source: false })
         };
-        self.nodes.iter().filter_map(of).collect()
+        let nodes = self.nodes.iter().filter_map(of);
+        self.silent.iter().cloned().chain(nodes).collect()
     }
 }
 
 /// An address that is no member's is a second name of one, or this node's own, if all is well there.
 pub(super) fn is_a_node(peer: &PeerStatus) -> bool {
     peer.node.is_some() || peer.state == PeerState::Down
+}
+
+/// A source that has named nobody and cannot be heard: there may be any number of nodes.
+fn silent(source: &SourceStatus) -> Option<Unheard> {
+    let trouble = source.trouble.as_ref().filter(|_| source.found == 0)?;
+    let why = format!(
+        "has named nobody and cannot be heard: who the other nodes are is not known ({trouble})"
+    );
+    let address = format!("{} at {}", source.kind, source.place);
+    Some(Unheard { node: None, address, why, source: true })
 }
 
 /// A place that was not asked about is nobody's, and one that is named twice counts once.
@@ -165,6 +223,23 @@ fn each_once(mut held: Vec<Held>, asked: usize) -> Vec<Held> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_source_is_silent_if_it_has_named_nobody_and_cannot_be_heard() {
+        let source = |found, trouble: Option<&str>| SourceStatus {
+            kind: "etcd",
+            place: "http://e:1".into(),
+            found,
+            trouble: trouble.map(str::to_owned),
+        };
+        let named = silent(&source(0, Some("nobody listens"))).unwrap();
+        assert!(named.source && named.node.is_none(), "{named:?}");
+        assert_eq!(named.address, "etcd at http://e:1");
+        assert!(named.why.contains("nobody listens"), "{named:?}");
+        // The members of before are known; and who names none is believed.
+        assert_eq!(silent(&source(1, Some("nobody listens"))), None);
+        assert_eq!(silent(&source(0, None)), None);
+    }
 
     #[test]
     fn what_a_node_says_of_places_that_nobody_asked_about_is_not_counted() {

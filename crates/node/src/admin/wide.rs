@@ -61,7 +61,7 @@ impl NodeAdmin {
         path: &str,
     ) -> Result<Usage, ApiError> {
         let (mut usage, mut all) = (Usage::default(), WideUsage::default());
-        let (mut own, mut others) = (self.own_part(cluster), Others::of(cluster));
+        let (mut own, mut others) = (self.own_part(cluster), Others::of(cluster).await);
         let mut batches = std::pin::pin!(self.spots(path, IDS_MAX).await?);
         while let Some(batch) = batches.next().await {
             let batch = batch?;
@@ -104,7 +104,7 @@ impl NodeAdmin {
 
     /// As [`NodeAdmin::free_below`], on all nodes.
     pub(super) async fn free_wide(&self, cluster: &Cluster, path: &str) -> Result<Usage, ApiError> {
-        let (mut own, mut others) = (self.own_part(cluster), Others::of(cluster));
+        let (mut own, mut others) = (self.own_part(cluster), Others::of(cluster).await);
         let mut batches = std::pin::pin!(self.spots(path, IDS_MAX).await?);
         while let Some(batch) = batches.next().await {
             let ids: Vec<_> = batch?.iter().map(|(directory, at)| id_at(directory, *at)).collect();
@@ -122,7 +122,7 @@ impl NodeAdmin {
     pub(super) async fn pin_wide(&self, cluster: &Cluster, path: &str) -> Result<Usage, ApiError> {
         // The path must exist: a pin on a misspelt one would keep nothing and say so nowhere.
         self.target(path).await?;
-        let (mut own, mut others) = (self.own_part(cluster), Others::of(cluster));
+        let (mut own, mut others) = (self.own_part(cluster), Others::of(cluster).await);
         let places = Place::of_path(path, &self.mounted_places());
         let question = Question::Pin { places };
         let (here, told) = tokio::join!(self.share_pin(path), others.order(&question));
@@ -146,7 +146,7 @@ impl NodeAdmin {
             return Err(pinned);
         }
         let usage = self.unpin_below(path).await?;
-        let (mut own, mut others) = (self.own_part(cluster), Others::of(cluster));
+        let (mut own, mut others) = (self.own_part(cluster), Others::of(cluster).await);
         let places = Place::of_path(path, &self.mounted_places());
         let told = others.order(&Question::Unpin { places }).await;
         (own.files, own.bytes) = (usage.files, usage.cached_bytes);
@@ -164,7 +164,7 @@ impl NodeAdmin {
         let total = self.usage_wide(cluster, path).await?.cluster.unwrap_or_default();
         let files_total = total.nodes.iter().map(|node| node.files).sum();
         let bytes_total = total.nodes.iter().map(|node| node.bytes).sum();
-        let (mut own, mut others) = (self.own_part(cluster), Others::of(cluster));
+        let (mut own, mut others) = (self.own_part(cluster), Others::of(cluster).await);
         let (mut files, mut bytes, mut corrupt) = (0, 0, 0);
         let mut batches = std::pin::pin!(self.spots(path, CHECK_BATCH).await?);
         while let Some(batch) = batches.next().await {
@@ -230,7 +230,7 @@ impl NodeAdmin {
             node: self,
             cluster,
             own: cluster.status().address.to_string(),
-            others: Others::of(cluster),
+            others: Others::of(cluster).await,
             waiting: Vec::new(),
             cached: query.cached,
             out,
@@ -263,7 +263,7 @@ impl NodeAdmin {
 
     /// Where one file is.
     pub(super) async fn stat_wide(&self, cluster: &Cluster, object: &Object, entry: &mut LsEntry) {
-        let mut others = Others::of(cluster);
+        let mut others = Others::of(cluster).await;
         let id = object.id();
         if entry.cached {
             entry.nodes.push(cluster.status().address.to_string());
