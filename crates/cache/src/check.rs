@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use feedline_model::ObjectId;
@@ -41,18 +42,29 @@ enum Checked {
     Corrupt(u64),
 }
 
+/// Dropped with a check: the thread that reads for it, which nobody can end, sees that nobody waits any more.
+struct Waiting(Arc<AtomicBool>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
 impl Cache {
     /// Reads back those of the objects that are here and compares them with their checksums; what
-    /// does not match is dropped. `progress` is called after each object.
+    /// does not match is dropped. `progress` is called after each object. Dropping it ends the reading.
     pub async fn check(
         &self,
         ids: Vec<ObjectId>,
         mut progress: impl FnMut(&CheckProgress) + Send,
     ) -> CheckReport {
         let mut report = CheckReport::default();
+        let is_wanted = Arc::new(AtomicBool::new(true));
+        let _waiting = Waiting(Arc::clone(&is_wanted));
         for id in ids {
-            let shared = self.shared.clone();
-            let check = move || shared.check_one(&id);
+            let (shared, is_wanted) = (self.shared.clone(), Arc::clone(&is_wanted));
+            let check = move || shared.check_one(&id, &|| is_wanted.load(Ordering::Relaxed));
             let checked = self.shared.handle.spawn_blocking(check).await;
             let bytes = match checked.unwrap_or(Checked::Absent) {
                 Checked::Absent => continue,
@@ -72,11 +84,12 @@ impl Cache {
 }
 
 impl Shared {
-    fn check_one(&self, id: &ObjectId) -> Checked {
+    /// Nothing comes of it if it is not wanted any more; that is asked before each piece.
+    fn check_one(&self, id: &ObjectId, is_wanted: &dyn Fn() -> bool) -> Checked {
         let Some(record) = self.usable_record(id) else { return Checked::Absent };
         let checked = match record.state() {
-            State::Complete => self.check_complete(id, &record),
-            State::Partial => return self.check_partial(id, &record),
+            State::Complete => self.check_complete(id, &record, is_wanted),
+            State::Partial => return self.check_partial(id, &record, is_wanted),
             State::Free | State::Wished => return Checked::Absent,
         };
         match checked {
@@ -88,6 +101,7 @@ impl Shared {
                 self.drop_corrupt(id, &record);
                 Checked::Corrupt(record.size())
             }
+            Err(_) if !is_wanted() => Checked::Absent,
             Err(error) => {
                 // Evicted between the look and the open is no corruption.
                 if self.usable_record(id).is_none() {
@@ -99,19 +113,33 @@ impl Shared {
         }
     }
 
-    fn check_complete(&self, id: &ObjectId, record: &Record) -> io::Result<bool> {
+    fn check_complete(
+        &self,
+        id: &ObjectId,
+        record: &Record,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> io::Result<bool> {
         let dir = self.dir(record.dir);
         let file = dir.disk.open(&object_path(id), false)?;
-        Ok(dir.disk.extent(&file)?.size == record.size() && self.is_sound(dir, &file, record)?)
+        Ok(dir.disk.extent(&file)?.size == record.size()
+            && self.is_sound_while(dir, &file, record, is_wanted)?)
     }
 
     /// Pages that do not match count as missing again.
-    fn check_partial(&self, id: &ObjectId, record: &Record) -> Checked {
+    fn check_partial(
+        &self,
+        id: &ObjectId,
+        record: &Record,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Checked {
         let Some(partial) = self.partials.lock().get(id).cloned() else { return Checked::Absent };
         let dir = self.dir(record.dir);
         let Ok(file) = dir.disk.open(&partial_path(id), false) else { return Checked::Absent };
         let (mut bytes, mut bad, mut whole) = (0, 0_u64, None);
         for (page, crc) in partial.pages() {
+            if !is_wanted() {
+                break;
+            }
             // A page that goes meanwhile is nobody's.
             let Some(looked) = partial.present(u64::from(page)) else { continue };
             let range = page_range(u64::from(page), partial.size);
@@ -169,7 +197,7 @@ impl Shared {
             })
         };
         let Some((slot, id)) = found else { return (0, 0) };
-        match self.check_one(&id) {
+        match self.check_one(&id, &|| true) {
             Checked::Absent => (slot + 1, 0),
             Checked::Sound(bytes) | Checked::Corrupt(bytes) => (slot + 1, bytes),
         }

@@ -138,9 +138,23 @@ impl Shared {
 
     /// True if the file's content has the recorded checksum.
     pub(crate) fn is_sound(&self, dir: &Dir, file: &File, record: &Record) -> io::Result<bool> {
+        self.is_sound_while(dir, file, record, &|| true)
+    }
+
+    /// As `is_sound`; an error before the next piece if it is not wanted any more.
+    pub(crate) fn is_sound_while(
+        &self,
+        dir: &Dir,
+        file: &File,
+        record: &Record,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> io::Result<bool> {
         let mut buffer = vec![0; VERIFY_BYTES];
         let (mut at, mut crc) = (0, 0);
         while at < record.size() {
+            if !is_wanted() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
             let length = (record.size() - at).min(VERIFY_BYTES as u64);
             let part = &mut buffer[..usize::try_from(length).expect("at most a buffer")];
             match dir.disk.read_at(file, part, at) {

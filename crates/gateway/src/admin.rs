@@ -147,6 +147,11 @@ impl<T> Lines<T> {
         self.queue.send(Ok(item)).await.is_ok()
     }
 
+    /// Completes when the client is gone.
+    pub async fn closed(&self) {
+        self.queue.closed().await;
+    }
+
     /// Another writing end of the same queue.
     pub(crate) fn again(&self) -> Self {
         Self { queue: self.queue.clone() }

@@ -482,9 +482,16 @@ impl Admin for NodeAdmin {
 
     async fn check(&self, query: PathQuery, out: Lines<CheckEvent>) -> Result<(), ApiError> {
         let query = clean(query);
-        match self.wide(&query) {
-            Some(cluster) => self.check_wide(cluster, &query.path, &out).await,
-            None => self.check_below(&query.path, &out).await,
+        let check = async {
+            match self.wide(&query) {
+                Some(cluster) => self.check_wide(cluster, &query.path, &out).await,
+                None => self.check_below(&query.path, &out).await,
+            }
+        };
+        // It reads for long without a word: whoever goes away does not leave that behind.
+        tokio::select! {
+            checked = check => checked,
+            () = out.closed() => Ok(()),
         }
     }
 

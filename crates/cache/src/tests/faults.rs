@@ -6,12 +6,13 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
 use feedline_model::ObjectIndex as _;
 use feedline_model::page::PAGE_BYTES;
 use feedline_testkit::object_bytes;
+use futures::FutureExt as _;
 use parking_lot::Mutex;
 
 use super::support::{
@@ -109,6 +110,37 @@ fn open_faulty_at(bench: &Bench, dir: &Path) -> (Arc<crate::Cache>, Arc<Faults>)
         Arc::new(FaultyDisk { real: RealDisk::new(root, true), faults: faults.clone() })
     };
     (bench.open_on(config_at(dir, QUOTA), &disk_of), faults)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_that_nobody_waits_for_ends_at_the_next_piece() {
+    let bench = Bench::new();
+    let (cache, faults) = open_faulty(&bench);
+    let object = bench.source.insert_seeded("o", 1, 3 << 20);
+    expect_whole(&cache, &object, 1).await;
+    settled(&cache).await;
+    let held = Arc::strong_count(&cache.shared);
+    // Given a check that has read the first of three pieces,
+    let (go_on, wait) = std::sync::mpsc::sync_channel::<()>(1);
+    let (has_begun, hooks) = (Arc::new(AtomicBool::new(false)), Arc::clone(&faults));
+    let begun = Arc::clone(&has_begun);
+    *faults.after_read.lock() = Some(Box::new(move || {
+        // Taken by the next read, if there is one.
+        *hooks.after_read.lock() = Some(Box::new(|| ()));
+        begun.store(true, Ordering::SeqCst);
+        let _ = wait.recv();
+    }));
+    let mut check = Box::pin(cache.check(vec![object.id()], |_| ()));
+    assert!(check.as_mut().now_or_never().is_none());
+    eventually("the first piece to be read", || has_begun.load(Ordering::SeqCst)).await;
+    // when it is given up, then its thread ends without another read, and nothing is held against the file.
+    drop(check);
+    go_on.send(()).unwrap();
+    eventually("the thread to end", || Arc::strong_count(&cache.shared) <= held).await;
+    assert!(faults.after_read.lock().take().is_some(), "it read on");
+    assert!(cache.open(&object).is_some());
+    let report = cache.check(vec![object.id()], |_| ()).await;
+    assert_eq!((report.progress.files, report.progress.corrupt), (1, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
