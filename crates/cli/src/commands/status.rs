@@ -40,12 +40,13 @@ pub(crate) struct Args {
 /// Asks and prints.
 pub(crate) fn run(args: &Args) -> Outcome {
     if let Some(path) = &args.path {
-        let status = ask(&Daemon::find(&args.run_dir, path)?.0, args.whose)?;
+        let answer = ask(&Daemon::find(&args.run_dir, path)?.0, args.whose)?;
         if args.json {
-            output::json(&status)?;
+            output::json(&answer.status)?;
+            answer.complain()?;
         } else {
             let mut out = output::stdout();
-            write_status(&mut out, &status, true)?;
+            write_status(&mut out, &answer, true)?;
             out.flush()?;
         }
         return Ok(0);
@@ -53,13 +54,14 @@ pub(crate) fn run(args: &Args) -> Outcome {
     let (mut answers, mut silent) = (Vec::new(), Vec::new());
     for daemon in Daemon::all(&args.run_dir.path()?)? {
         match ask(&daemon, args.whose) {
-            Ok(status) => answers.push(status),
+            Ok(answer) => answers.push(answer),
             Err(error) => silent.push((daemon.mountpoint, error)),
         }
     }
     let exit = if silent.is_empty() { 0 } else { Exit::NotFound as u8 };
     if args.json {
-        output::json(&answers)?;
+        output::json(&answers.iter().map(|answer| &answer.status).collect::<Vec<_>>())?;
+        answers.iter().try_for_each(Answer::complain)?;
         return Ok(exit);
     }
     let mut out = output::stdout();
@@ -67,13 +69,13 @@ pub(crate) fn run(args: &Args) -> Outcome {
         writeln!(out, "nothing is mounted")?;
     }
     let mut shown = BTreeSet::new();
-    for (index, status) in answers.iter().enumerate() {
+    for (index, answer) in answers.iter().enumerate() {
         if index > 0 {
             writeln!(out)?;
         }
         // Nodes of one cluster on one machine say the same of it.
-        let is_new = shown.insert(cluster_of(status));
-        write_status(&mut out, status, is_new)?;
+        let is_new = shown.insert(cluster_of(&answer.status));
+        write_status(&mut out, answer, is_new)?;
     }
     for (mountpoint, error) in &silent {
         let mountpoint = mountpoint.display();
@@ -86,13 +88,41 @@ pub(crate) fn run(args: &Args) -> Outcome {
     Ok(exit)
 }
 
-/// A daemon's status, with what the other nodes say of themselves.
-fn ask(daemon: &Daemon, whose: Whose) -> anyhow::Result<Status> {
-    let mut status = daemon.status()?;
-    if let Some(cluster) = status.cluster.as_mut().filter(|_| !whose.node_only) {
-        cluster.nodes = daemon.nodes()?;
+/// What a daemon says.
+struct Answer {
+    status: Status,
+    /// Why the other nodes are not in it, in a sentence.
+    trouble: Option<String>,
+}
+
+impl Answer {
+    /// Beside JSON, which has no place for it.
+    fn complain(&self) -> io::Result<()> {
+        let mountpoint = &self.status.mountpoint;
+        self.trouble.iter().try_for_each(|why| writeln!(io::stderr(), "{mountpoint}: {why}"))
     }
-    Ok(status)
+}
+
+/// A daemon's status, with what the other nodes say of themselves, if it can tell.
+fn ask(daemon: &Daemon, whose: Whose) -> anyhow::Result<Answer> {
+    let mut answer = Answer { status: daemon.status()?, trouble: None };
+    let version = &answer.status.version;
+    let Some(cluster) = answer.status.cluster.as_mut().filter(|_| !whose.node_only) else {
+        return Ok(answer);
+    };
+    match daemon.nodes() {
+        Ok(nodes) => cluster.nodes = nodes,
+        Err(error) => {
+            let own = env!("CARGO_PKG_VERSION");
+            let older = if version == own {
+                String::new()
+            } else {
+                format!(" (the daemon is of version {version}, this command of {own}: mount anew)")
+            };
+            answer.trouble = Some(format!("how the other nodes do is not known: {error}{older}"));
+        }
+    }
+    Ok(answer)
 }
 
 /// The ids of the nodes that a daemon knows, itself among them.
@@ -102,7 +132,8 @@ fn cluster_of(status: &Status) -> BTreeSet<&str> {
 }
 
 /// The human form: a heading, facts, then one line per cache directory.
-fn write_status(out: &mut impl Write, status: &Status, with_nodes: bool) -> io::Result<()> {
+fn write_status(out: &mut impl Write, answer: &Answer, with_nodes: bool) -> io::Result<()> {
+    let status = &answer.status;
     writeln!(out, "{}", status.mountpoint)?;
     facts(status).write(out, "  ")?;
     if !status.cache.is_empty() {
@@ -115,6 +146,9 @@ fn write_status(out: &mut impl Write, status: &Status, with_nodes: bool) -> io::
     {
         writeln!(out)?;
         nodes::write_nodes(out, &cluster.nodes)?;
+    }
+    if let Some(trouble) = &answer.trouble {
+        writeln!(out, "\n  {trouble}")?;
     }
     if let Some(cluster) = &status.cluster
         && !cluster.peers.is_empty()

@@ -1,9 +1,13 @@
 //! Commands about all nodes at once: where files are, what is freed, kept and checked, and who did not answer.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
+use feedline_node::api::{ClusterStatus, Status};
+use feedline_node::registry;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -290,6 +294,55 @@ fn status_and_top_show_every_node_and_what_they_did_together() {
     assert!(shown.contains(&gone) && shown.contains("2 of 3"), "{shown}");
     (0..2).for_each(|node| cluster.umount(node));
     // The watchdog clears the mount of the dead one.
+    sandbox.assert_gone();
+}
+
+#[test]
+fn status_of_a_daemon_that_knows_nothing_of_the_others_is_shown_all_the_same() {
+    // Given a daemon that has a status and answers nothing else, as one of an older version does,
+    let sandbox = Sandbox::new();
+    let (run_dir, mnt) = (sandbox.path("run"), sandbox.mnt_str());
+    let dir = registry::make_dir(&run_dir, &sandbox.mnt).unwrap();
+    let registered = serde_json::json!({"mountpoint": mnt, "sources": ["s3://b"], "pid": 1});
+    fs::write(dir.join("mount.json"), registered.to_string()).unwrap();
+    let status = Status {
+        mountpoint: mnt.to_owned(),
+        version: "0.0.1".to_owned(),
+        cluster: Some(ClusterStatus { members: 7, ..Default::default() }),
+        ..Default::default()
+    };
+    let status = serde_json::to_string(&status).unwrap();
+    let listener = UnixListener::bind(dir.join("admin.sock")).unwrap();
+    let answer = move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut head = Vec::new();
+            let mut byte = [0];
+            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap_or(0) == 1 {
+                head.push(byte[0]);
+            }
+            let (code, body) = if head.starts_with(b"GET /v1/status ") {
+                ("200 OK", status.as_str())
+            } else {
+                ("404 Not Found", r#"{"message":"no such endpoint","kind":"not_found"}"#)
+            };
+            let length = body.len();
+            let head = format!("HTTP/1.1 {code}\r\ncontent-length: {length}\r\n\r\n");
+            let _ = stream.write_all((head + body).as_bytes());
+        }
+    };
+    // Ends with the tests.
+    drop(std::thread::Builder::new().name("older".into()).spawn(answer).unwrap());
+    // then its status is shown, and why the nodes are not.
+    for args in [vec!["status"], vec!["status", mnt]] {
+        let shown = sandbox.run(&args).ok();
+        for words in ["7 nodes", "not known: no such endpoint", "of version 0.0.1"] {
+            assert!(shown.contains(words), "{words:?} is missing: {shown}");
+        }
+        let json = sandbox.run(&[&args[..], &["--json"]].concat());
+        assert!(json.stderr.contains("not known: no such endpoint"), "{json:#?}");
+        assert!(json.ok().contains("\"members\": 7"));
+    }
+    fs::remove_dir_all(dir).unwrap();
     sandbox.assert_gone();
 }
 
