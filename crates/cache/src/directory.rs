@@ -59,8 +59,9 @@ pub(crate) const GROWTH_BYTES: u64 = 2 * UNIT_BYTES;
 /// enough that nobody restarts for it.
 const FULL_MS: u64 = 30_000;
 
-/// Log entries gathered while writers are busy: 500 objects, which a kill would lose.
-const PENDING_BYTES: usize = 16 << 10;
+/// Log entries gathered while writers are busy: 60 objects, which a kill would lose. The `write(2)`
+/// is a thousandth of what these objects cost.
+const PENDING_BYTES: usize = 2 << 10;
 
 /// `f_type` of overlayfs: its copy-up and rename semantics, and no passthrough on top of it.
 const OVERLAYFS: i64 = 0x794c_7630;
