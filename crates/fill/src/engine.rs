@@ -423,7 +423,7 @@ impl Engine {
     fn top_up(&mut self) -> Option<Duration> {
         let shared = Arc::clone(&self.shared);
         let mut looks = LOOKS;
-        while self.in_flight.len() < self.window.size() && looks > 0 {
+        while self.has_room() && looks > 0 {
             let wait = self.rate.wait(self.now());
             if !wait.is_zero() {
                 return Some(wait);
@@ -436,6 +436,15 @@ impl Engine {
         self.shared.counters.window.store(self.window.size() as u64, Ordering::Relaxed);
         // Looked at enough for one turn: others first, then on.
         (looks == 0).then_some(Duration::ZERO)
+    }
+
+    /// True while another fetch may start. What is known to be read next is fetched in any case, in less
+    /// than a moment and by somebody who waits: giving way to demand reads would only make more of these.
+    fn has_room(&self) -> bool {
+        let in_flight = self.in_flight.len();
+        in_flight < self.window.size()
+            || (in_flight < self.window.foreseen_min()
+                && self.shared.state.lock().scans.first_mut().is_some_and(Scan::foresees))
     }
 
     /// The next file to fetch: of the set read last that has any.

@@ -452,16 +452,7 @@ impl Scan {
                 return Some((position, true));
             }
         }
-        let mut is_all_known = false;
-        if self.predicted.is_empty()
-            && let Some(oracle) = &mut self.oracle
-        {
-            let (followed, streams) = oracle.followed();
-            is_all_known = 0 < followed && followed == streams;
-            let ahead = (self.set.len() / FULL_AHEAD_PART).max(FULL_AHEAD_MIN) as usize;
-            let each = (ahead / followed.max(1)).clamp(1, PREDICTIONS);
-            self.predicted.extend(oracle.upcoming(if full { each } else { PREDICTIONS }));
-        }
+        let is_all_known = self.predict(full);
         if let Some(position) = self.predicted.pop_front() {
             return Some((position, true));
         }
@@ -474,6 +465,31 @@ impl Scan {
             return Some((self.sweep - 1, false));
         }
         self.again.pop_front().map(|position| (position, false))
+    }
+
+    /// Asks the oracle what is next, if nothing is left of its last answer. True if it was asked and knows
+    /// the order of all readers.
+    fn predict(&mut self, full: bool) -> bool {
+        let Some(oracle) = self.oracle.as_mut().filter(|_| self.predicted.is_empty()) else {
+            return false;
+        };
+        let (followed, streams) = oracle.followed();
+        let ahead = (self.set.len() / FULL_AHEAD_PART).max(FULL_AHEAD_MIN) as usize;
+        let each = (ahead / followed.max(1)).clamp(1, PREDICTIONS);
+        self.predicted.extend(oracle.upcoming(if full { each } else { PREDICTIONS }));
+        0 < followed && followed == streams
+    }
+
+    /// True if there is a file to fetch of which it is known that it is read next. Not with a full cache.
+    pub(crate) fn foresees(&mut self) -> bool {
+        if self.rest != Rest::No || !self.may_go_on() {
+            return false;
+        }
+        self.predict(false);
+        while self.predicted.front().is_some_and(|position| self.handled.has(*position)) {
+            self.predicted.pop_front();
+        }
+        !self.predicted.is_empty() || !self.hinted.is_empty()
     }
 
     /// A fetch of `bytes` of the file at a position starts.

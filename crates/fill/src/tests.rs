@@ -574,6 +574,25 @@ async fn a_hint_makes_the_set_known_and_its_order_that_of_the_fetches() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_slow_bucket_holds_back_what_may_wait_and_not_what_is_known_to_be_read_next() {
+    for (is_known, in_flight) in [(true, 32), (false, 4)] {
+        let bed = bed_of(1, 2_000, 100, FillConfig { window_max: 64, ..FillConfig::default() });
+        let slow_down = |ms| bed.source.delay(RealClock::shared(), Duration::from_millis(ms));
+        slow_down(2);
+        if is_known {
+            let hint = OrderHint::Positions((0..2_000).rev().collect());
+            bed.fill.hint("train", 0, &hint).expect("positions");
+        } else {
+            bed.scatter(8);
+        }
+        bed.until("a time to compare with", |status| status.files >= 64).await;
+        slow_down(200);
+        let narrow = |status: &FillStatus| status.window == 4 && status.in_flight == in_flight;
+        bed.until("the narrowest window", narrow).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_new_hint_brings_back_what_is_gone_and_nothing_else() {
     let bed = bed(2, 50);
     let hint = |first: u32| OrderHint::Positions((first..100).chain(0..first).collect());

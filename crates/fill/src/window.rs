@@ -36,6 +36,8 @@ pub(crate) struct Window {
     max: usize,
     /// Doubling until the first sign of congestion.
     starting: bool,
+    /// A fetch failed in this round.
+    refused: bool,
     shortest_s: f64,
     sum_s: f64,
     count: usize,
@@ -46,12 +48,26 @@ impl Window {
     pub(crate) fn new(max: usize) -> Self {
         let max = max.max(WINDOW_MIN);
         let size = START.min(max);
-        Self { size, max, starting: true, shortest_s: f64::INFINITY, sum_s: 0.0, count: 0 }
+        Self {
+            size,
+            max,
+            starting: true,
+            refused: false,
+            shortest_s: f64::INFINITY,
+            sum_s: 0.0,
+            count: 0,
+        }
     }
 
     /// How many may be in flight now.
     pub(crate) fn size(&self) -> usize {
         self.size
+    }
+
+    /// How many of what somebody is known to read next may be in flight, however slow the bucket or this
+    /// machine has become; not while the bucket refuses.
+    pub(crate) fn foreseen_min(&self) -> usize {
+        if self.refused { WINDOW_MIN } else { START.min(self.max) }
     }
 
     /// A fetch of one request came back. `full`: the window was in full use; a window that is not
@@ -63,7 +79,7 @@ impl Window {
             return;
         }
         let mean_s = self.sum_s / self.count as f64;
-        (self.sum_s, self.count) = (0.0, 0);
+        (self.sum_s, self.count, self.refused) = (0.0, 0, false);
         self.shortest_s = self.shortest_s.min(mean_s);
         let slower = mean_s / self.shortest_s.max(1e-6);
         if slower > CROWDED && self.size == WINDOW_MIN {
@@ -84,7 +100,7 @@ impl Window {
     pub(crate) fn failed(&mut self) {
         self.starting = false;
         self.size = (self.size / 2).max(WINDOW_MIN);
-        (self.sum_s, self.count) = (0.0, 0);
+        (self.sum_s, self.count, self.refused) = (0.0, 0, true);
     }
 }
 
@@ -142,9 +158,14 @@ mod tests {
     #[test]
     fn failures_halve_it_down_to_a_minimum() {
         let mut window = Window::new(336);
+        assert_eq!(window.foreseen_min(), START);
         window.failed();
         assert_eq!(window.size(), START / 2);
         (0..10).for_each(|_| window.failed());
         assert_eq!(window.size(), WINDOW_MIN);
+        // A bucket that refuses is not pressed for what is read next either, until a round went well.
+        assert_eq!(window.foreseen_min(), WINDOW_MIN);
+        against(1e9, &mut window, 1);
+        assert_eq!(window.foreseen_min(), START);
     }
 }
