@@ -7,7 +7,8 @@
 //! DIR/index.snapshot, index.journal
 //! DIR/objects/xx/<32 hex>    complete objects, fanned out by the first byte of the id
 //! DIR/partial/pages/<32 hex> large objects that are being filled
-//! DIR/partial/w<n>/<32 hex>  small objects that are being written, a directory per writer
+//! DIR/partial/w<n>/<32 hex>  small objects that are being written while `objects` is swept, a directory per
+//!                            writer
 //! ```
 //!
 //! Invariants: bytes on disk never exceed the quota, because they are reserved first; log entries

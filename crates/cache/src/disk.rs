@@ -62,6 +62,8 @@ pub(crate) struct Extent {
 pub(crate) trait Disk: fmt::Debug + Send + Sync {
     /// Creates or empties a file, for reading and writing.
     fn create(&self, path: &str) -> io::Result<File>;
+    /// Creates a file that must not be there, for reading and writing.
+    fn create_new(&self, path: &str) -> io::Result<File>;
     /// Opens a file for reading, and for writing if `write`.
     fn open(&self, path: &str, write: bool) -> io::Result<File>;
     /// Writes all of `bytes` at `offset`.
@@ -146,6 +148,11 @@ impl RealDisk {
 impl Disk for RealDisk {
     fn create(&self, path: &str) -> io::Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+        Ok(rustix::fs::openat(&self.root, path, flags, Mode::from_raw_mode(0o600))?.into())
+    }
+
+    fn create_new(&self, path: &str) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         Ok(rustix::fs::openat(&self.root, path, flags, Mode::from_raw_mode(0o600))?.into())
     }
 

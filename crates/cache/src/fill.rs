@@ -70,6 +70,22 @@ impl Landed {
     }
 }
 
+/// The file into which a small object is written. Its final one at once, which saves renaming it: nobody
+/// opens a file that has no record. Under a temporary name while a sweep removes what has no record,
+/// and where there is a file already, which somebody may have open.
+fn create_small(dir: &Dir, writer: usize, id: &ObjectId) -> io::Result<(String, File)> {
+    if *dir.swept.borrow() {
+        let path = object_path(id);
+        match dir.disk.create_new(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            created => return Ok((path, created?)),
+        }
+    }
+    let path = writing_path(writer, id);
+    let file = dir.disk.create(&path)?;
+    Ok((path, file))
+}
+
 impl Shared {
     /// Starts the task of a flight. It holds what it needs: nobody has to wait for it.
     pub(crate) fn launch(
@@ -307,28 +323,32 @@ impl Shared {
         bytes: &Bytes,
         reserved: &mut u64,
     ) -> io::Result<bool> {
-        let temporary = writing_path(writer, &id);
-        let write = || {
-            let file = dir.disk.create(&temporary)?;
-            dir.disk.write_at(&file, bytes, 0)?;
-            dir.disk.extent(&file)
-        };
-        let extent = match write() {
+        let (path, file) = create_small(dir, writer, &id)?;
+        let written = dir.disk.write_at(&file, bytes, 0).and_then(|()| dir.disk.extent(&file));
+        let extent = match written {
             Ok(extent) => extent,
             Err(error) => {
-                // Best effort: the folder is emptied at every start.
-                let _ = dir.disk.unlink(&temporary);
+                self.discard(dir, &id, &path);
                 return Err(error);
             }
         };
         let mut record = Record::new(id, bytes.len() as u64, dir.number, State::Complete);
         record.crc = crc32c::crc32c(bytes);
         record.set_disk_bytes(extent.disk_bytes);
-        self.publish(dir, &temporary, record, reserved)?;
+        self.publish(dir, &path, record, reserved)?;
         Ok(true)
     }
 
-    /// Gives a whole file its final name and enters it in the index.
+    /// Removes what was written of a small object, unless it is another writer's by now. Best effort: what
+    /// has no record is removed at a start.
+    fn discard(&self, dir: &Dir, id: &ObjectId, path: &str) {
+        let _stripe = self.stripe(id).lock();
+        if self.index.lock().get(id).is_none() {
+            let _ = dir.disk.unlink(path);
+        }
+    }
+
+    /// Gives a whole file its final name, if it has another one, and enters it in the index.
     fn publish(
         &self,
         dir: &Dir,
@@ -338,7 +358,10 @@ impl Shared {
     ) -> io::Result<()> {
         let id = record.id;
         let stripe = self.stripe(&id).lock();
-        if let Err(error) = dir.disk.rename(from, &object_path(&id)) {
+        let path = object_path(&id);
+        if from != path
+            && let Err(error) = dir.disk.rename(from, &path)
+        {
             let _ = dir.disk.unlink(from);
             return Err(error);
         }

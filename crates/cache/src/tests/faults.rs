@@ -55,6 +55,9 @@ impl Disk for FaultyDisk {
     fn create(&self, path: &str) -> io::Result<File> {
         self.real.create(path)
     }
+    fn create_new(&self, path: &str) -> io::Result<File> {
+        self.real.create_new(path)
+    }
     fn open(&self, path: &str, write: bool) -> io::Result<File> {
         let before = if write { None } else { self.faults.before_open.lock().take() };
         if let Some(before) = before {

@@ -90,6 +90,31 @@ async fn after_a_kill_what_was_published_is_verified_and_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_without_a_record_in_the_place_of_another_is_replaced_and_not_written_over() {
+    let bench = Bench::new();
+    let objects = bench.objects(2, 50_000);
+    let cache = bench.open(QUOTA);
+    let stranger = file_of(&bench.dir(), &objects[0]);
+    std::fs::write(&stranger, b"somebody reads this").unwrap();
+    let held = std::fs::File::open(&stranger).unwrap();
+    for (seed, object) in objects.iter().enumerate() {
+        expect_whole(&cache, object, seed as u64).await;
+    }
+    settled(&cache).await;
+    for (seed, object) in objects.iter().enumerate() {
+        assert!(cache.open(object).is_some());
+        assert_eq!(
+            std::fs::read(file_of(&bench.dir(), object)).unwrap(),
+            object_bytes(seed as u64, 50_000)
+        );
+    }
+    assert_eq!(std::io::read_to_string(held).unwrap(), "somebody reads this");
+    let left = std::fs::read_dir(bench.dir().join("partial")).unwrap();
+    let left = left.flat_map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap());
+    assert_eq!(left.count(), 0, "a temporary file was left");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_journal_torn_at_any_byte_of_its_tail_loses_at_most_its_tail() {
     let bench = Bench::new();
     let objects = bench.objects(6, 2000);
