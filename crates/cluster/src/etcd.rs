@@ -25,9 +25,11 @@ use feedline_model::Clock;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 use crate::book::{Found, MEMBERS_MAX};
 use crate::etcd_url::EtcdUrls;
+use crate::facts::{Events, Facts};
 use crate::parts::within;
 use crate::sources::{Announcement, Heard, Source};
 use crate::wire::WIRE;
@@ -77,7 +79,7 @@ struct Value {
 pub struct Etcd {
     urls: EtcdUrls,
     secrets: EtcdSecrets,
-    cluster: String,
+    pub(crate) cluster: String,
     clock: Arc<dyn Clock>,
     /// Which endpoint is asked next.
     turn: AtomicUsize,
@@ -85,6 +87,10 @@ pub struct Etcd {
     lease: Mutex<Option<(Client, i64)>>,
     /// The operator has been told about the address.
     warned: AtomicBool,
+    /// Of the session, while there is one.
+    pub(crate) client: Mutex<Option<Client>>,
+    /// What it holds beside the members.
+    pub(crate) facts: watch::Sender<Arc<Facts>>,
 }
 
 impl fmt::Debug for Etcd {
@@ -122,12 +128,18 @@ impl Etcd {
         }
         let cluster = urls.name().unwrap_or(cluster).to_owned();
         let (turn, lease, warned) = (AtomicUsize::new(0), Mutex::default(), AtomicBool::new(false));
-        Ok(Self { urls, secrets, cluster, clock, turn, lease, warned })
+        let (client, facts) = (Mutex::default(), watch::Sender::default());
+        Ok(Self { urls, secrets, cluster, clock, turn, lease, warned, client, facts })
     }
 
     /// Where the nodes of the cluster are listed.
     fn prefix(&self) -> String {
         format!("/feedline/{}/members/", self.cluster)
+    }
+
+    /// Members and facts.
+    fn whole_prefix(&self) -> String {
+        format!("/feedline/{}/", self.cluster)
     }
 
     fn options(&self) -> ConnectOptions {
@@ -171,7 +183,10 @@ impl Etcd {
     }
 
     /// What `work` gives, in time and with an error that people understand.
-    async fn ask<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, String> {
+    pub(crate) async fn ask<T>(
+        &self,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, String> {
         match within(&*self.clock, ANSWER_WITHIN, work).await {
             Some(Ok(value)) => Ok(value),
             Some(Err(error)) => Err(self.explain(&error)),
@@ -272,12 +287,15 @@ impl Etcd {
         let with_lease = PutOptions::new().with_lease(lease);
         self.ask(client.put(key.as_str(), text, Some(with_lease))).await.map_err(of)?;
         let (keeper, kept) = self.ask(client.lease_keep_alive(lease)).await.map_err(of)?;
+        let drawn = format!("{}-{:x}", me.node, self.clock.unix_ms());
+        self.begin_facts(&mut client, &drawn).await.map_err(of)?;
         let limit = i64::try_from(MEMBERS_MAX).expect("a few thousand");
         let all = GetOptions::new().with_prefix().with_limit(limit);
         let listed = self.ask(client.get(self.prefix(), Some(all))).await.map_err(of)?;
         let revision = listed.header().map_or(0, etcd_client::ResponseHeader::revision);
         let from = WatchOptions::new().with_prefix().with_start_revision(revision + 1);
-        let watch = self.ask(client.watch(self.prefix(), Some(from))).await.map_err(of)?;
+        let watch = self.ask(client.watch(self.whole_prefix(), Some(from))).await.map_err(of)?;
+        self.hear_facts(&mut client, revision).await.map_err(of)?;
         let session = Session { keeper, kept, watch, key, address: value.address };
         heard.all(listed.kvs().iter().filter_map(|kv| self.found(&session, kv)).collect()).await;
         Ok(session)
@@ -333,8 +351,13 @@ impl Etcd {
                     if said.canceled() {
                         return Err(format!("it ended the watch: {}", said.cancel_reason()));
                     }
+                    let (members, mut facts) = (self.prefix(), Events::new());
                     for event in said.events() {
+                        self.note_fact(event, &mut facts);
                         let Some(kv) = event.kv() else { continue };
+                        if !kv.key().starts_with(members.as_bytes()) {
+                            continue;
+                        }
                         if event.event_type() == EventType::Put {
                             if let Some(found) = self.found(session, kv) {
                                 heard.here(found).await;
@@ -345,6 +368,8 @@ impl Etcd {
                             heard.left(String::from_utf8_lossy(kv.key()).into_owned()).await;
                         }
                     }
+                    let revision = said.header().map_or(0, etcd_client::ResponseHeader::revision);
+                    self.take_facts(facts, revision)?;
                 }
                 () = self.clock.sleep(left) => {
                     self.prolong(session).await?;
@@ -403,17 +428,17 @@ impl Source for Etcd {
     }
 
     async fn attend(&self, me: &Announcement, heard: &Heard) -> String {
-        let mut session = match self.open(me, heard).await {
-            Ok(session) => session,
-            Err(why) => return why,
+        let attended = async {
+            let mut session = self.open(me, heard).await?;
+            self.follow(&mut session, heard).await
         };
-        match self.follow(&mut session, heard).await {
-            Err(why) => why,
-            Ok(()) => String::new(),
-        }
+        let why = attended.await.err().unwrap_or_default();
+        self.lose_facts(&why);
+        why
     }
 
     async fn leave(&self) {
+        self.lose_facts("this node leaves");
         let Some((mut client, lease)) = self.lease.lock().take() else { return };
         if let Err(error) = client.lease_revoke(lease).await {
             tracing::debug!(%error, "the lease ends by itself");

@@ -26,7 +26,7 @@
 //!
 //! # Reading order
 //!
-//! [`placement`], [`membership`], `sources`, `book` and `greeters` (how members are found: `dns`, `etcd`), `link` (one read, followed), `batch`, `peer` and
+//! [`placement`], [`membership`], `sources`, `book` and `greeters` (how members are found: `dns`, `etcd`; `facts`: what etcd holds besides), `link` (one read, followed), `batch`, `peer` and
 //! `answer` (asking), `health`, `server`, `seldom` and `serve` (answering), `load` (files brought in by their owners), `ask` (all other questions), `marks`, [`wire`],
 //! `token`, `tls`, `net` and `timer` (the world); `cluster` puts them together.
 
@@ -38,6 +38,7 @@ mod cluster;
 mod dns;
 mod etcd;
 mod etcd_url;
+mod facts;
 mod fault;
 mod greeters;
 mod health;
@@ -64,6 +65,7 @@ pub use cluster::{Cluster, ClusterError, ClusterStatus, PeerState, PeerStatus};
 pub use dns::{Resolver, SystemResolver};
 pub use etcd::{Etcd, EtcdSecrets};
 pub use etcd_url::{CLUSTER_NAME_BYTES_MAX, EtcdUrls};
+pub use facts::{Change, Facts};
 pub use fault::{Fault, Reason};
 pub use link::Link;
 pub use load::{LoadPlace, Loads};

@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Client, Permission, PermissionType};
-use feedline_cluster::{Etcd, EtcdSecrets, EtcdUrls, Sources};
+use etcd_client::{Client, DeleteOptions, Permission, PermissionType};
+use feedline_cluster::{Change, Etcd, EtcdSecrets, EtcdUrls, Facts, Sources};
 use feedline_testkit::{MemorySource, RealClock};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
@@ -95,12 +95,24 @@ impl Server {
         secrets: EtcdSecrets,
         bucket: &Arc<MemorySource>,
     ) -> Node {
+        self.member(number, urls, secrets, bucket).0
+    }
+
+    /// The same, and its etcd.
+    fn member(
+        &self,
+        number: u64,
+        urls: &str,
+        secrets: EtcdSecrets,
+        bucket: &Arc<MemorySource>,
+    ) -> (Node, Arc<Etcd>) {
         let urls = EtcdUrls::read(urls).unwrap();
         let etcd = Etcd::new(urls, secrets, "default", RealClock::shared()).unwrap();
-        let directory = Some(Arc::new(etcd) as _);
+        let etcd = Arc::new(etcd);
+        let directory = Some(Arc::clone(&etcd) as _);
         let plan = Plan { sources: Sources { directory, ..Sources::default() }, ..Plan::default() };
         let [address] = addresses::<1>();
-        plan.start(number, address, &[], Arc::clone(bucket) as _)
+        (plan.start(number, address, &[], Arc::clone(bucket) as _), etcd)
     }
 
     async fn three(&self) -> ([Node; 3], Arc<MemorySource>) {
@@ -325,6 +337,67 @@ async fn a_password_lets_in_and_what_is_wrong_with_one_is_told() {
     let refused =
         Etcd::new(no_password, EtcdSecrets::default(), "x", RealClock::shared()).unwrap_err();
     assert!(refused.contains("etcd-password"), "{refused}");
+}
+
+/// What this etcd holds, once it is so.
+async fn facts_are(etcd: &Etcd, what: &str, holds: impl Fn(&Facts) -> bool) -> Arc<Facts> {
+    let facts = etcd.facts();
+    eventually(what, || holds(&facts.borrow())).await;
+    facts.borrow().clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn facts_are_heard_by_all_outlive_who_wrote_them_and_a_loss_of_data_shows() {
+    let mut server = Server::started();
+    let bucket = MemorySource::new(SOURCE);
+    let url = format!("{}/lab", server.url());
+    let member = |number| server.member(number, &url, EtcdSecrets::default(), &bucket);
+    let ((first, one), (second, two)) = (member(1), member(2));
+    first.knows(2).await;
+    let put = |name: &str| Change::Put(name.into(), b"x".to_vec());
+    one.change_facts(&[put("pins/a"), put("pins/a/b"), put("pins/ab"), put("x")]).await.unwrap();
+    let names = |facts: &Facts| facts.entries.keys().cloned().collect::<Vec<_>>();
+    let heard = facts_are(&two, "all to be heard", |facts| facts.entries.len() == 4).await;
+    let all = [Change::Remove("pins/a".into()), Change::RemoveBelow("pins/a/".into())];
+    two.change_facts(&all).await.unwrap();
+    first.cluster.leave().await;
+    let said = one.change_facts(&[put("y")]).await.unwrap_err();
+    assert!(said.contains("leaves"), "{said}");
+    // Who joins later, and after who wrote them has left.
+    let (third, three) = member(3);
+    let later = facts_are(&three, "those that are left", |facts| facts.trouble.is_none()).await;
+    assert_eq!(names(&later), ["pins/ab", "x"]);
+    assert_eq!(later.generation, heard.generation);
+    assert!(heard.revision < later.revision, "{later:?}");
+    // Members are none of the facts' business, nor are facts members.
+    third.knows(2).await;
+    assert_eq!(third.cluster.status().sources[0].found, 1);
+    for keeps_data in [true, false] {
+        server.kill();
+        let lost = facts_are(&two, "the silence", |facts| facts.trouble.is_some()).await;
+        assert_eq!(names(&lost), ["pins/ab", "x"], "they stay as they were");
+        assert!(two.change_facts(&[put("z")]).await.is_err());
+        if !keeps_data {
+            fs::remove_dir_all(server.data()).unwrap();
+        }
+        server.start();
+        let back = facts_are(&two, "it to be heard", |facts| facts.trouble.is_none()).await;
+        assert_eq!(back.generation == heard.generation, keeps_data);
+        assert_eq!(back.entries.len(), if keeps_data { 2 } else { 0 });
+    }
+    let new = facts_are(&three, "it to be heard", |facts| facts.trouble.is_none()).await;
+    assert_eq!(new.generation, two.facts().borrow().generation, "all agree on the new one");
+    // As by an operator's hand, while it runs.
+    server
+        .client()
+        .await
+        .delete("/feedline/", Some(DeleteOptions::new().with_prefix()))
+        .await
+        .unwrap();
+    let again = |facts: &Facts| facts.trouble.is_none() && facts.generation != new.generation;
+    facts_are(&two, "a third generation", again).await;
+    second.knows(2).await;
+    third.knows(2).await;
 }
 
 /// An authority, and files of a key pair that it signed.
