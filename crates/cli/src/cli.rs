@@ -65,11 +65,14 @@ The exit code is 1 when a node did not answer: it is named, and the others are d
     /// Keep everything below a path from eviction.
     #[command(
         after_help = "In a cluster each node keeps what it owns of it, so that the whole is kept once; --node-only keeps
-everything here, copies of what others own too. The exit code is 1 when a node did not answer.\n\nExample:\n  feedline pin /mnt/data/val"
+everything here, copies of what others own too. The exit code is 1 when a node did not answer. With etcd the pin is kept
+there: who did not answer, or joins later, learns of it; while etcd is away nothing is pinned.\n\nExample:\n  feedline pin /mnt/data/val"
     )]
     Pin(usage::Args),
     /// Take back a pin.
-    #[command(after_help = "Example:\n  feedline unpin /mnt/data/val")]
+    #[command(
+        after_help = "In a cluster it is taken back on all nodes, with etcd also on those that are down now.\n\nExample:\n  feedline unpin /mnt/data/val"
+    )]
     Unpin(usage::Args),
     /// Tell in which order a job will read a data set, where that cannot be recognised.
     Hint(hint::Args),

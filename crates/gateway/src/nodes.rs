@@ -90,6 +90,9 @@ pub struct WideUsage {
     pub nodes: Vec<NodeUsage>,
     /// Those that did not: what they hold is not in the numbers, and what was to be done may not be done there.
     pub unheard: Vec<Unheard>,
+    /// What was to be done stands in etcd: those that did not answer learn of it there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub noted: bool,
     /// Files that are complete on at least one node.
     pub files: u64,
     /// Bytes on all nodes, each file counted once.

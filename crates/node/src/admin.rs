@@ -26,6 +26,7 @@ use crate::pins::Pins;
 use crate::status;
 
 mod answers;
+mod facts;
 mod nodes;
 mod others;
 mod pinning;
@@ -476,7 +477,7 @@ impl Admin for NodeAdmin {
         let query = clean(query);
         match self.wide(&query) {
             Some(cluster) => self.unpin_wide(cluster, &query.path).await,
-            None => self.unpin_below(&query.path).await,
+            None => self.unpin_here(&query.path).await,
         }
     }
 

@@ -14,7 +14,7 @@ use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use feedline_cache::{Cache, CacheConfig, CacheDirConfig};
-use feedline_cluster::{Cluster, Link};
+use feedline_cluster::{Cluster, Etcd, Link};
 use feedline_fill::load::{Keeper, LoadParts, Loader};
 use feedline_fill::{Fill, FillConfig, FillParts, Liveness};
 use feedline_gateway::S3Endpoint;
@@ -67,6 +67,8 @@ pub(crate) struct Chain {
     pub(crate) cluster: Arc<OnceLock<Cluster>>,
     /// What else its port serves.
     pub(crate) s3: OnceLock<S3Endpoint>,
+    /// Where facts of the cluster lie, if it has an etcd.
+    pub(crate) etcd: OnceLock<Arc<Etcd>>,
 }
 
 /// Opens and nests everything. Sends no request.
@@ -109,8 +111,8 @@ pub(crate) fn build(
         clock: Arc::clone(clock),
         window_max: config.requests_max * FILL_SHARE.0 / FILL_SHARE.1,
     });
-    let (cluster, s3) = Default::default();
-    Ok(Chain { mounted, stores, cache, namespace, fill, loader, link, cluster, s3 })
+    let (cluster, s3, etcd) = Default::default();
+    Ok(Chain { mounted, stores, cache, namespace, fill, loader, link, cluster, s3, etcd })
 }
 
 /// The cache's word for what it keeps.

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use feedline_cluster::{
-    Cluster, ClusterConfig, ClusterParts, Entropy, Link, NodeId, Sources, Tcp, Tls,
+    Cluster, ClusterConfig, ClusterParts, Entropy, Etcd, Link, NodeId, Sources, Tcp, Tls,
 };
 use feedline_gateway::S3Endpoint;
 use feedline_model::Clock;
@@ -24,6 +24,9 @@ use crate::secrets::{self, Secrets};
 /// double what the operator set.
 const SERVE_SHARE: u64 = 2;
 
+/// What a node has once it has joined: the port's guest, and where facts of the cluster lie, if anywhere.
+pub(crate) type Joined = (Cluster, S3Endpoint, Option<Arc<Etcd>>);
+
 /// Joins, and waits a moment for the others to answer. Whoever else comes to the port is served S3.
 pub(crate) async fn join(
     config: &ResolvedConfig,
@@ -32,10 +35,10 @@ pub(crate) async fn join(
     link: &Arc<Link>,
     clock: &Arc<dyn Clock>,
     tasks: &Handle,
-) -> Result<(Cluster, S3Endpoint), StartError> {
+) -> Result<Joined, StartError> {
     let secrets = secrets(settings)?;
     let tls = tls(settings, &secrets, clock)?;
-    let directory = etcd::source(settings, secrets.etcd.clone(), &chain.mounted, clock)?;
+    let etcd = etcd::source(settings, secrets.etcd.clone(), &chain.mounted, clock)?;
     let s3 = s3::endpoint(config, settings, &secrets, chain, clock, tasks);
     let entropy = Entropy::new(random);
     let quota_bytes = chain.cache.stats().dirs.iter().map(|dir| dir.quota_bytes).sum();
@@ -61,13 +64,13 @@ pub(crate) async fn join(
         clock: Arc::clone(clock),
         entropy,
         guest: Some(s3::guest(&s3)),
-        sources: Sources { directory: directory.map(|etcd| etcd as _), ..Sources::default() },
+        sources: Sources { directory: etcd.clone().map(|etcd| etcd as _), ..Sources::default() },
         runtime: tasks.clone(),
     };
     chain.cache.set_ownership(Arc::clone(link) as _);
     let cluster = Cluster::start(cluster, parts, Arc::clone(link))?;
     cluster.settle().await;
-    Ok((cluster, s3))
+    Ok((cluster, s3, etcd))
 }
 
 /// What the port's secrets are; an error if they leave it open and nobody said that it may be.

@@ -32,6 +32,11 @@ impl Pins {
         Ok(Self { file, paths: Mutex::new(paths) })
     }
 
+    /// A file of this name beside the list.
+    pub(crate) fn beside(&self, name: &str) -> PathBuf {
+        self.file.with_file_name(name)
+    }
+
     /// All pinned paths.
     pub(crate) fn paths(&self) -> Vec<String> {
         self.paths.lock().iter().cloned().collect()
@@ -59,6 +64,22 @@ impl Pins {
     /// Removes a path and those below it.
     pub(crate) fn remove(&self, path: &str) -> io::Result<()> {
         self.change(|paths| paths.retain(|pinned| !holds(path, pinned)))
+    }
+
+    /// Has these alone in the list, without those that others imply. Gives what left the list and what came.
+    pub(crate) fn replace(
+        &self,
+        wanted: &BTreeSet<String>,
+    ) -> io::Result<(Vec<String>, Vec<String>)> {
+        let before: BTreeSet<_> = self.paths().into_iter().collect();
+        let is_implied =
+            |path: &String| wanted.iter().any(|above| above != path && holds(above, path));
+        let after: BTreeSet<_> = wanted.iter().filter(|path| !is_implied(path)).cloned().collect();
+        if before != after {
+            self.change(|paths| paths.clone_from(&after))?;
+        }
+        let gone = before.difference(&after).cloned().collect();
+        Ok((gone, after.difference(&before).cloned().collect()))
     }
 
     /// Changes the list, and keeps the change only if it reached the disk. The list is short and
@@ -102,6 +123,10 @@ mod tests {
         pins.add("train").unwrap();
         assert_eq!(pins.paths(), ["train", "val"], "train/a is implied");
         assert_eq!(Pins::open(file.clone()).unwrap().paths(), ["train", "val"]);
+        let wanted = ["val/b", "val", "test"].map(str::to_owned).into();
+        let (gone, new) = pins.replace(&wanted).unwrap();
+        assert_eq!((gone, new), (vec!["train".to_owned()], vec!["test".to_owned()]));
+        assert_eq!(Pins::open(file.clone()).unwrap().paths(), ["test", "val"]);
         pins.remove("").unwrap();
         assert_eq!(Pins::open(file.clone()).unwrap().paths(), [""; 0]);
         std::fs::write(&file, "x").unwrap();

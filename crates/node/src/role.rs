@@ -405,6 +405,7 @@ async fn go_live(
     };
     admin.set_state(State::Serving);
     admin.keep_pins_applied(tasks);
+    admin.follow_facts(tasks);
     admin.load_jobs().resume();
     Ok((admin, ends))
 }
@@ -490,11 +491,15 @@ async fn join_cluster(
 ) -> Result<(), StartError> {
     let Some(settings) = &config.cluster else { return Ok(()) };
     let chain = admin.chain();
-    let (cluster, s3) = cluster::join(config, settings, chain, &chain.link, clock, tasks).await?;
+    let joined = cluster::join(config, settings, chain, &chain.link, clock, tasks).await?;
+    let (cluster, s3, etcd) = joined;
     cluster.serve_loads(Arc::new(ForPeers(Arc::clone(&chain.loader))));
     cluster.serve_questions(Arc::new(Answers::new(Arc::downgrade(admin))));
     chain.cluster.set(cluster).expect("a node joins once");
     chain.s3.set(s3).expect("a node joins once");
+    if let Some(etcd) = etcd {
+        chain.etcd.set(etcd).expect("a node joins once");
+    }
     Ok(())
 }
 

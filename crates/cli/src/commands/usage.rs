@@ -53,13 +53,18 @@ pub(crate) fn run(verb: Verb, args: &Args) -> Outcome {
         Some(all) => write_wide(&mut out, verb, &usage, all)?,
         None => write_one(&mut out, verb, &usage)?,
     }
+    let all = usage.cluster.unwrap_or_default();
+    if all.noted && !args.json {
+        nodes::write_unheard(&mut out, &all.unheard, "it learns of it from etcd")?;
+    }
     out.flush()?;
-    let unheard = usage.cluster.map(|all| all.unheard).unwrap_or_default();
     match verb {
         Verb::Du => {}
+        // They will do it when they are back.
+        Verb::Pin | Verb::Unpin if all.noted => {}
         // An answer that was lost, or cut short, says nothing of what was done.
         Verb::Free | Verb::Pin | Verb::Unpin => {
-            nodes::fail_if_unheard(&unheard, "it may not be done there")?
+            nodes::fail_if_unheard(&all.unheard, "it may not be done there")?
         }
     }
     Ok(0)

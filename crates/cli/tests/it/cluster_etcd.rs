@@ -12,10 +12,10 @@ use crate::sandbox::{Ran, Sandbox, wait_until};
 const TEST: usize = 30;
 
 /// Killed when dropped.
-struct Etcd(Child);
+pub(crate) struct Etcd(Child);
 
 impl Etcd {
-    fn start(dir: &Path, url: &str) -> Self {
+    pub(crate) fn start(dir: &Path, url: &str) -> Self {
         let peers = format!("{}1", url.strip_suffix("7001").unwrap());
         let log = fs::File::create(dir.join("etcd.log")).unwrap();
         let child = Command::new("etcd")

@@ -7,6 +7,7 @@
 
 mod cluster;
 mod cluster_etcd;
+mod cluster_facts;
 mod cluster_load;
 mod cluster_wide;
 mod compare;

@@ -89,8 +89,8 @@ impl NodeAdmin {
                 }
                 None => nonsense(),
             },
-            Question::Pin { places } => self.change_pins(&places, true).await,
-            Question::Unpin { places } => self.change_pins(&places, false).await,
+            Question::Pin { places, noted } => self.change_pins(&places, true, noted).await,
+            Question::Unpin { places, noted } => self.change_pins(&places, false, noted).await,
             Question::Unknown => {
                 let version = env!("CARGO_PKG_VERSION");
                 let message = format!("it runs {version}, which does not know this question");
@@ -141,11 +141,15 @@ impl NodeAdmin {
     }
 
     /// Keeps what lies at these places, as far as they are mounted here and this node owns it, or lets go.
-    async fn change_pins(&self, places: &[Place], on: bool) -> Told {
+    async fn change_pins(&self, places: &[Place], on: bool, noted: bool) -> Told {
         let mounted = self.mounted_places();
         let paths: Vec<_> = places.iter().flat_map(|place| place.paths(&mounted)).collect();
         if paths.is_empty() {
             return Told::Failed { message: "it does not mount this".into() };
+        }
+        // Who asks has no etcd, or does not know of facts: what only this node knew would not last.
+        if !noted && let Err(error) = self.note_pins(places, on).await {
+            return Told::Failed { message: error.message };
         }
         let (mut files, mut bytes) = (0, 0);
         for path in paths {

@@ -7,6 +7,8 @@
 //!
 //! - A list of pins and what is pinned by it change together, one path at a time.
 
+use std::collections::BTreeSet;
+
 use feedline_gateway::ApiError;
 use feedline_gateway::api::Usage;
 use feedline_model::{Keeping, Ownership as _};
@@ -129,6 +131,59 @@ impl NodeAdmin {
             self.chain.cache.unpin(others).await;
         }
         Ok((files, bytes))
+    }
+
+    /// Has these in the list of what all nodes share, and applies what that changes. False: something could not be
+    /// done, and is to be tried again.
+    pub(super) async fn take_shared_pins(&self, wanted: &BTreeSet<String>) -> bool {
+        let _turn = self.pinning.lock().await;
+        let (gone, new) = match self.shared_pins.replace(wanted) {
+            Ok(changed) => changed,
+            Err(error) => {
+                tracing::warn!(%error, "the pins of the cluster cannot be written down");
+                return false;
+            }
+        };
+        let mut is_done = true;
+        for path in gone {
+            tracing::info!(path, "unpinned in the cluster");
+            if let Err(error) = self.let_go_below(&path).await
+                && error.kind != "not_found"
+            {
+                tracing::warn!(path, %error, "what was unpinned cannot be listed");
+                // Back in the list: else nobody would know what is still kept.
+                if let Err(error) = self.shared_pins.add(&path) {
+                    tracing::warn!(path, %error, "the pins of the cluster cannot be written down");
+                }
+                is_done = false;
+            }
+        }
+        if [&self.pins, &self.shared_pins].iter().all(|pins| pins.paths().is_empty()) {
+            // With the last pin go those of versions that no listing names any more.
+            self.chain.cache.unpin_all().await;
+        }
+        for path in new {
+            tracing::info!(path, "pinned in the cluster");
+            if let Err(error) = self.apply_shared_pin(&path).await {
+                // Tried again each metadata_ttl, as all that is in the list.
+                tracing::warn!(path, %error, "pinned path cannot be listed");
+            }
+        }
+        is_done
+    }
+
+    /// Lets go of what lies below a path and no list of pins holds.
+    async fn let_go_below(&self, path: &str) -> Result<(), ApiError> {
+        let mut batches = std::pin::pin!(self.objects_below(path).await?);
+        while let Some(batch) = batches.next().await {
+            let (directory, objects) = batch?;
+            let is_free = |index: &usize| {
+                !self.is_pinned(&directory.child_path(directory.entry(*index).name))
+            };
+            let ids = objects.into_iter().filter(is_free).map(|index| id_at(&directory, index));
+            self.chain.cache.unpin(ids.collect()).await;
+        }
+        Ok(())
     }
 
     /// Takes back [`Self::share_pin`], but for what is pinned on this node by itself.

@@ -21,9 +21,19 @@ pub(super) enum Question {
     /// To read back those of these that it has.
     Check { ids: Vec<String> },
     /// To keep what it owns below these places, from now on.
-    Pin { places: Vec<Place> },
+    Pin {
+        places: Vec<Place>,
+        /// It stands in etcd already.
+        #[serde(default)]
+        noted: bool,
+    },
     /// To take that back.
-    Unpin { places: Vec<Place> },
+    Unpin {
+        places: Vec<Place>,
+        /// As with `Pin`.
+        #[serde(default)]
+        noted: bool,
+    },
     /// Asked by a newer version.
     #[serde(other)]
     Unknown,

@@ -124,16 +124,19 @@ impl NodeAdmin {
         self.target(path).await?;
         let (mut own, mut others) = (self.own_part(cluster), Others::of(cluster).await);
         let places = Place::of_path(path, &self.mounted_places());
-        let question = Question::Pin { places };
+        let noted = self.note_pins(&places, true).await?;
+        let question = Question::Pin { places, noted };
         let (here, told) = tokio::join!(self.share_pin(path), others.order(&question));
         let (files, bytes) = here?;
         (own.files, own.bytes, own.pinned_files) = (files, bytes, files);
         add_kept(&mut others, told);
         let usage = self.usage(path).await?;
-        Ok(Usage {
+        let mut usage = Usage {
             pinned_files: usage.pinned_files,
             ..changed(own, &others, usage.files, usage.bytes)
-        })
+        };
+        note(&mut usage, noted);
+        Ok(usage)
     }
 
     /// Takes back [`NodeAdmin::pin_wide`], and this node's own pins of the path.
@@ -142,16 +145,20 @@ impl NodeAdmin {
         cluster: &Cluster,
         path: &str,
     ) -> Result<Usage, ApiError> {
-        if let Some(pinned) = self.pinned_above(&self.shared_pins, path) {
+        let lists = [&self.shared_pins, &self.pins];
+        if let Some(pinned) = lists.iter().find_map(|pins| self.pinned_above(pins, path)) {
             return Err(pinned);
         }
+        let places = Place::of_path(path, &self.mounted_places());
+        let noted = self.note_pins(&places, false).await?;
         let usage = self.unpin_below(path).await?;
         let (mut own, mut others) = (self.own_part(cluster), Others::of(cluster).await);
-        let places = Place::of_path(path, &self.mounted_places());
-        let told = others.order(&Question::Unpin { places }).await;
+        let told = others.order(&Question::Unpin { places, noted }).await;
         (own.files, own.bytes) = (usage.files, usage.cached_bytes);
         add_kept(&mut others, told);
-        Ok(changed(own, &others, usage.files, usage.bytes))
+        let mut usage = changed(own, &others, usage.files, usage.bytes);
+        note(&mut usage, noted);
+        Ok(usage)
     }
 
     /// As [`NodeAdmin::check_below`], on all nodes at once.
@@ -402,6 +409,13 @@ fn add_kept(others: &mut Others<'_>, told: Vec<(usize, Told)>) {
             let part = &mut others.get_mut(at).usage;
             (part.files, part.bytes, part.pinned_files) = (files, bytes, files);
         }
+    }
+}
+
+/// Says that nodes which did not answer will hear of it.
+fn note(usage: &mut Usage, noted: bool) {
+    if let Some(all) = &mut usage.cluster {
+        all.noted = noted;
     }
 }
 

@@ -1,0 +1,217 @@
+//! What all nodes are to know, with a real etcd: pins and load jobs, over joins, absences and losses.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::cluster::address;
+use crate::cluster_etcd::Etcd;
+use crate::sandbox::{Ran, Sandbox, content, wait_until};
+
+/// Files of the folder.
+const COUNT: u64 = 30;
+
+/// As hard on keys of etcd as a folder's name can be.
+const FOLDER: &str = "set/ü 100%2f #?";
+
+/// Nodes of one sandbox, which find each other by an etcd.
+struct Lab<'a> {
+    sandbox: &'a Sandbox,
+    test: usize,
+    url: String,
+    etcd: Option<Etcd>,
+    /// As if each node were a machine of its own to who asks about jobs.
+    own_run_dirs: bool,
+}
+
+impl<'a> Lab<'a> {
+    /// With an etcd, files in the bucket, and no node yet.
+    fn new(sandbox: &'a Sandbox, test: usize) -> Self {
+        for at in 0..COUNT {
+            let key = format!("{FOLDER}/{at}.jpg");
+            sandbox.sim.put_object("b", &key, content(&key, 2_000));
+        }
+        sandbox.sim.put_object("b", "set/other/1.jpg", content("set/other/1.jpg", 2_000));
+        let url = format!("http://{}", address(test, 3));
+        let mut lab = Self { sandbox, test, url, etcd: None, own_run_dirs: false };
+        lab.start_etcd();
+        lab
+    }
+
+    fn start_etcd(&mut self) {
+        self.etcd = Some(Etcd::start(&self.sandbox.path(""), &self.url));
+    }
+
+    /// Kills it, and takes its data from it if so told.
+    fn stop_etcd(&mut self, forgets: bool) {
+        self.etcd = None;
+        if forgets {
+            fs::remove_dir_all(self.sandbox.path("etcd")).unwrap();
+        }
+    }
+
+    fn mnt(&self, node: usize) -> PathBuf {
+        self.sandbox.path(&format!("mnt-{node}"))
+    }
+
+    fn mount(&self, node: usize, members: usize) {
+        self.start(node);
+        wait_until("the nodes to know each other", || {
+            self.status(node)["cluster"]["members"] == members
+        });
+    }
+
+    fn start(&self, node: usize) {
+        let mnt = self.mnt(node);
+        fs::create_dir_all(&mnt).unwrap();
+        let cache = format!("{}:512MiB", self.sandbox.path(&format!("cache-{node}")).display());
+        let listen = address(self.test, node);
+        let args = ["mount", "s3://b", mnt.to_str().unwrap(), "--cache", &cache];
+        let cluster = ["--listen", &listen, "--etcd", &self.url, "--fill", "off"];
+        let mut command = self.sandbox.feedline(&[&args[..], &cluster].concat());
+        self.at_home(node, &mut command);
+        Ran::of(&mut command).ok();
+    }
+
+    fn umount(&self, node: usize) {
+        self.run(node, &["umount"], "").ok();
+    }
+
+    fn status(&self, node: usize) -> Value {
+        self.run(node, &["status", "--json"], "").json()
+    }
+
+    /// A command about a path, as a node sees it.
+    fn run(&self, node: usize, args: &[&str], path: &str) -> Ran {
+        let path = self.mnt(node).join(path);
+        self.run_on(node, &[args, &[path.to_str().unwrap()]].concat())
+    }
+
+    /// A command on a node.
+    fn run_on(&self, node: usize, args: &[&str]) -> Ran {
+        let mut command = self.sandbox.feedline(args);
+        self.at_home(node, &mut command);
+        Ran::of(&mut command)
+    }
+
+    fn at_home(&self, node: usize, command: &mut Command) {
+        if self.own_run_dirs {
+            let dir = self.sandbox.path(&format!("run-{node}"));
+            fs::create_dir_all(&dir).unwrap();
+            command.env("FEEDLINE_RUN_DIR", dir);
+        }
+    }
+
+    fn is_pinned(&self, node: usize, path: &str) -> bool {
+        self.run(node, &["stat", "--json"], path).json()["pinned"] == true
+    }
+
+    fn wait_for_pin(&self, nodes: &[usize], path: &str, on: bool) {
+        for node in nodes {
+            wait_until(&format!("node {node} to know the pin of {path:?} as {on}"), || {
+                self.is_pinned(*node, path) == on
+            });
+        }
+    }
+
+    fn is_heard(&self, node: usize) -> bool {
+        self.status(node)["cluster"]["members_from"][0]["trouble"].is_null()
+    }
+
+    fn wait_for_etcd(&self, nodes: &[usize], on: bool) {
+        for node in nodes {
+            wait_until("etcd to be heard, or not", || self.is_heard(*node) == on);
+        }
+    }
+
+    /// Files that are pinned in the caches of all nodes, as one of them counts them.
+    fn pinned(&self, node: usize) -> u64 {
+        let usage = self.run(node, &["du", "--json"], FOLDER).json();
+        let nodes = usage["cluster"]["nodes"].as_array().unwrap();
+        nodes.iter().map(|node| node["pinned_files"].as_u64().unwrap()).sum()
+    }
+
+    fn read_all(&self, node: usize) {
+        for at in 0..COUNT {
+            let key = format!("{FOLDER}/{at}.jpg");
+            assert_eq!(fs::read(self.mnt(node).join(&key)).unwrap(), content(&key, 2_000));
+        }
+    }
+}
+
+#[test]
+fn a_pin_is_known_to_who_joins_later_or_was_down_and_outlives_etcd_and_its_data() {
+    let sandbox = Sandbox::new();
+    let mut lab = Lab::new(&sandbox, 40);
+    lab.mount(0, 1);
+    lab.wait_for_etcd(&[0], true);
+    lab.run(0, &["pin"], FOLDER).ok();
+    // Who joins later.
+    lab.mount(1, 2);
+    lab.wait_for_pin(&[0, 1], FOLDER, true);
+    lab.read_all(1);
+    wait_until("both to keep what they own", || lab.pinned(0) == COUNT);
+    // etcd goes and comes: what is pinned stays, and what would be known to some alone is refused.
+    lab.stop_etcd(false);
+    lab.wait_for_etcd(&[0, 1], false);
+    lab.run(0, &["pin"], "set/other").fails(1, &["etcd did not confirm it", "--node-only"]);
+    lab.run(1, &["unpin"], FOLDER).fails(1, &["nothing is unpinned now"]);
+    lab.run(1, &["unpin", "--node-only"], FOLDER).fails(2, &["pinned in the whole cluster"]);
+    lab.run(0, &["pin", "--node-only"], "set/other").ok();
+    assert!(!lab.is_pinned(1, "set/other"));
+    assert_eq!(lab.pinned(1), COUNT);
+    lab.read_all(0);
+    lab.umount(1);
+    lab.start(1);
+    assert!(lab.is_pinned(1, FOLDER), "its own directory knows it");
+    lab.start_etcd();
+    lab.wait_for_etcd(&[0, 1], true);
+    lab.wait_for_pin(&[0, 1], FOLDER, true);
+    // Who was down while it was taken back.
+    lab.umount(1);
+    let said = lab.run(0, &["unpin"], FOLDER).ok();
+    assert!(said.contains("unpinned"), "{said}");
+    lab.run(0, &["pin"], "set/other").ok();
+    lab.mount(1, 2);
+    lab.wait_for_pin(&[0, 1], FOLDER, false);
+    lab.wait_for_pin(&[1], "set/other", true);
+    wait_until("nothing to be kept", || lab.pinned(0) == 0);
+    // etcd loses all: the nodes put it back, and who never knew it learns it.
+    lab.run(1, &["pin"], FOLDER).ok();
+    lab.wait_for_pin(&[0, 1], FOLDER, true);
+    lab.stop_etcd(true);
+    lab.wait_for_etcd(&[0, 1], false);
+    lab.start_etcd();
+    lab.wait_for_etcd(&[0, 1], true);
+    lab.mount(2, 3);
+    lab.wait_for_pin(&[0, 1, 2], FOLDER, true);
+    // And it is unpinned once, by anybody, for all.
+    lab.run(2, &["unpin"], FOLDER).ok();
+    lab.wait_for_pin(&[0, 1, 2], FOLDER, false);
+    wait_until("nothing to be kept", || lab.pinned(0) == 0);
+    assert!(lab.is_pinned(0, "set/other") && lab.is_pinned(2, "set/other"));
+    (0..3).for_each(|node| lab.umount(node));
+    sandbox.assert_gone();
+}
+
+#[test]
+fn a_pin_of_nodes_that_had_no_etcd_moves_there() {
+    let sandbox = Sandbox::new();
+    let lab = Lab::new(&sandbox, 42);
+    // A cluster of a list first, of one.
+    let mnt = lab.mnt(0);
+    fs::create_dir_all(&mnt).unwrap();
+    let cache = format!("{}:512MiB", sandbox.path("cache-0").display());
+    let listen = address(42, 0);
+    let args = ["mount", "s3://b", mnt.to_str().unwrap(), "--cache", &cache, "--fill", "off"];
+    Ran::of(&mut sandbox.feedline(&[&args[..], &["--listen", &listen]].concat())).ok();
+    lab.run(0, &["pin"], FOLDER).ok();
+    lab.umount(0);
+    lab.mount(0, 1);
+    lab.mount(1, 2);
+    lab.wait_for_pin(&[0, 1], FOLDER, true);
+    (0..2).for_each(|node| lab.umount(node));
+    sandbox.assert_gone();
+}
