@@ -93,7 +93,7 @@ pub trait Admin: fmt::Debug + Send + Sync {
     /// When the path does not exist, the manifest cannot be read, or too many jobs are running.
     async fn load(&self, request: LoadRequest) -> Result<LoadStatus, ApiError>;
 
-    /// Every job that is known, the newest first.
+    /// Every job that is known, the newest first; with etcd, also those of other nodes.
     async fn loads(&self) -> Vec<LoadStatus>;
 
     /// One job.

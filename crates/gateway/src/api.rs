@@ -32,7 +32,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::loads::{LoadFailure, LoadQuery, LoadRequest, LoadState, LoadStatus};
+pub use crate::loads::{LoadFailure, LoadNode, LoadQuery, LoadRequest, LoadState, LoadStatus};
 pub use crate::nodes::{NodeSummary, NodeUsage, Unheard, WideUsage};
 
 /// Which path a request is about.

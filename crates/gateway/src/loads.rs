@@ -128,6 +128,19 @@ pub struct LoadStatus {
     pub bytes_per_s: f64,
     /// Seconds left at that rate, once it is known.
     pub eta_s: Option<f64>,
+    /// The node whose job it is; absent: the one that was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<LoadNode>,
+}
+
+/// Another node, whose job it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadNode {
+    /// Where peers reach it.
+    pub address: String,
+    /// Why it says nothing now: the rest is what it said last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// A file that a job could not load.

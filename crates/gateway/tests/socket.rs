@@ -68,6 +68,7 @@ fn job(id: &str, path: &str) -> LoadStatus {
         elapsed_s: 1.5,
         bytes_per_s: 6.5,
         eta_s: None,
+        node: None,
     }
 }
 

@@ -27,6 +27,7 @@ use crate::status;
 
 mod answers;
 mod facts;
+mod jobs;
 mod nodes;
 mod others;
 mod pinning;
@@ -34,6 +35,7 @@ mod question;
 mod wide;
 
 pub(crate) use answers::Answers;
+use question::Question;
 
 /// Files read back at once by a check: enough to keep an SSD busy, few enough to leave it to others.
 const CHECKS_AT_ONCE: usize = 4;
@@ -513,23 +515,44 @@ impl Admin for NodeAdmin {
     }
 
     async fn loads(&self) -> Vec<LoadStatus> {
-        self.loads.list()
+        let mut all = self.loads.list();
+        all.extend(self.loads_elsewhere());
+        all.sort_by(|a, b| b.started_ms.cmp(&a.started_ms).then_with(|| a.id.cmp(&b.id)));
+        all
     }
 
     async fn load_status(&self, id: String) -> Result<LoadStatus, ApiError> {
-        self.loads.status(&id)
+        match self.loads.status(&id) {
+            Err(unknown) => self.ask_for_load(&id, unknown).await,
+            known => known,
+        }
     }
 
     async fn load_stop(&self, id: String) -> Result<LoadStatus, ApiError> {
-        self.loads.stop(&id).await
+        match self.loads.status(&id) {
+            Err(unknown) => {
+                let question = Question::StopLoad { id: id.clone() };
+                self.order_for_load(&id, &question, unknown).await
+            }
+            Ok(_) => self.loads.stop(&id).await,
+        }
     }
 
     async fn load_retry(&self, id: String) -> Result<LoadStatus, ApiError> {
-        self.loads.retry(&id).await
+        match self.loads.status(&id) {
+            Err(unknown) => {
+                let question = Question::RetryLoad { id: id.clone() };
+                self.order_for_load(&id, &question, unknown).await
+            }
+            Ok(_) => self.loads.retry(&id).await,
+        }
     }
 
     async fn load_failed(&self, id: String, out: Lines<LoadFailure>) -> Result<(), ApiError> {
-        self.loads.failed(&id, out).await
+        match self.loads.status(&id) {
+            Err(unknown) => Err(self.failures_elsewhere(&id, unknown)),
+            Ok(_) => self.loads.failed(&id, out).await,
+        }
     }
 
     fn shutdown(&self) {

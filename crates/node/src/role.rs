@@ -407,6 +407,7 @@ async fn go_live(
     admin.keep_pins_applied(tasks);
     admin.follow_facts(tasks);
     admin.load_jobs().resume();
+    admin.tell_loads(tasks);
     Ok((admin, ends))
 }
 

@@ -54,7 +54,7 @@ pub(crate) struct Args {
     /// Only fetch the listings.
     #[arg(long, requires = "path", conflicts_with = "replicas")]
     metadata_only: bool,
-    /// Every job of the nodes on this machine.
+    /// Every job of the nodes on this machine; with etcd, of the whole cluster.
     #[arg(long)]
     list: bool,
     /// How a job stands.
@@ -140,13 +140,19 @@ pub(crate) fn run_plain(run_dir: &RunDir, path: &str, request: LoadRequest, wait
 
 /// The daemon on this machine that knows a job.
 fn of_id(run_dir: &RunDir, id: &str) -> anyhow::Result<(Daemon, LoadStatus)> {
+    let mut elsewhere = None;
     for daemon in Daemon::all(&run_dir.path()?)? {
-        if let Ok(status) = daemon.load_status(id) {
-            return Ok((daemon, status));
+        match daemon.load_status(id) {
+            Ok(status) if status.node.is_none() => return Ok((daemon, status)),
+            Ok(status) => elsewhere = Some((daemon, status)),
+            Err(_) => {}
         }
     }
+    if let Some(found) = elsewhere {
+        return Ok(found);
+    }
     Err(Failure::not_found(format!("no load is called {id} on this machine"))
-        .way_out("`feedline load --list`; a job is known on the node where it was started")
+        .way_out("`feedline load --list`; a job is known on the node where it was started, with etcd on all")
         .into())
 }
 
@@ -176,12 +182,18 @@ fn list(args: &Args) -> Outcome {
             jobs.push((place(&daemon, &job), job));
         }
     }
+    // A job of a node on this machine, as it says itself; then as others have heard of it.
+    jobs.sort_by_key(|(_, job)| (job.id.clone(), job.node.is_some()));
+    jobs.dedup_by(|(_, later), (_, first)| later.id == first.id);
     jobs.sort_by_key(|(_, job)| std::cmp::Reverse(job.started_ms));
     if args.json {
         output::json(&jobs.iter().map(|(_, job)| job).collect::<Vec<_>>())?;
         return Ok(0);
     }
-    let mut table = Table::new(&["id", "state", ">files", ">of", ">loaded", ">failed", "path"]);
+    let is_wide = jobs.iter().any(|(_, job)| job.node.is_some());
+    let node = if is_wide { "node" } else { "" };
+    let mut table =
+        Table::new(&["id", "state", ">files", ">of", ">loaded", ">failed", "path", node]);
     for (place, job) in &jobs {
         table.row([
             job.id.clone(),
@@ -191,6 +203,7 @@ fn list(args: &Args) -> Outcome {
             output::bytes(job.loaded_bytes),
             output::count(job.failed),
             place.clone(),
+            node_of(job),
         ]);
     }
     let mut out = output::stdout();
@@ -201,6 +214,17 @@ fn list(args: &Args) -> Outcome {
     }
     out.flush()?;
     Ok(0)
+}
+
+/// Whose job it is, if not this machine's, and whether what is shown may be old.
+fn node_of(job: &LoadStatus) -> String {
+    match &job.node {
+        Some(node) if node.trouble.is_some() && job.state.is_running() => {
+            format!("{} (not heard now)", node.address)
+        }
+        Some(node) => node.address.clone(),
+        None => String::new(),
+    }
 }
 
 /// 1 for a job that has ended without everything being cached.
@@ -235,6 +259,12 @@ fn print(daemon: &Daemon, status: &LoadStatus) -> anyhow::Result<()> {
     writeln!(out, "  state    {}", status.state)?;
     if let Some(reason) = &status.reason {
         writeln!(out, "  reason   {reason}")?;
+    }
+    if let Some(node) = &status.node {
+        let as_of = node.trouble.as_ref().map_or_else(String::new, |why| {
+            format!("; it cannot be heard, this is what it said last ({why})")
+        });
+        writeln!(out, "  job of   node {}{as_of}", node.address)?;
     }
     if status.metadata_only {
         writeln!(out, "  listed   {} files, {}", files(status.files), bytes(status.bytes))?;

@@ -215,3 +215,65 @@ fn a_pin_of_nodes_that_had_no_etcd_moves_there() {
     (0..2).for_each(|node| lab.umount(node));
     sandbox.assert_gone();
 }
+
+/// The job of this id, as a node lists it. Each node has a run directory of its own, as on machines of their own.
+fn listed(lab: &Lab<'_>, node: usize, id: &str) -> Option<Value> {
+    let jobs = lab.run_on(node, &["load", "--list", "--json"]).json();
+    jobs.as_array().unwrap().iter().find(|job| job["id"] == id).cloned()
+}
+
+#[test]
+fn a_load_is_listed_followed_stopped_and_tried_again_from_another_node() {
+    let sandbox = Sandbox::new();
+    let mut lab = Lab::new(&sandbox, 44);
+    lab.own_run_dirs = true;
+    lab.mount(0, 1);
+    lab.mount(1, 2);
+    // Slow enough to be met while it runs: ten minutes.
+    let start = ["load", "--json", "--bandwidth", "100B/s"];
+    let id = lab.run(0, &start, FOLDER).json()["id"].as_str().unwrap().to_owned();
+    wait_until("the other node to list it", || listed(&lab, 1, &id).is_some());
+    let address = address(44, 0);
+    let shown = lab.run_on(1, &["load", "--list"]).ok();
+    assert!(shown.contains(&address) && !shown.contains("not heard"), "{shown}");
+    let job = lab.run_on(1, &["load", "--progress", &id, "--json"]).json();
+    assert_eq!(job["node"]["address"], address, "{job:#}");
+    assert!(job["node"]["trouble"].is_null(), "{job:#}");
+    assert_eq!(listed(&lab, 0, &id).unwrap()["node"], Value::Null, "its own");
+    lab.run_on(1, &["load", "--stop", &id]).ok();
+    assert_eq!(listed(&lab, 0, &id).unwrap()["state"], "stopped");
+    wait_until("etcd to know", || listed(&lab, 1, &id).unwrap()["state"] == "stopped");
+    lab.run_on(1, &["load", "--progress", &id, "--failed"]).fails(2, &[&address, "say it there"]);
+    lab.run_on(1, &["load", "--retry-failed", &id]).ok();
+    wait_until("it to go on", || {
+        let state = listed(&lab, 1, &id).unwrap()["state"].clone();
+        state == "listing" || state == "loading"
+    });
+    // Its node is down: what it said last, and by whom.
+    let pid = i32::try_from(lab.status(0)["pid"].as_i64().unwrap()).unwrap();
+    crate::sandbox::signal(pid, rustix::process::Signal::STOP);
+    let said = lab.run_on(1, &["load", "--stop", &id]);
+    crate::sandbox::signal(pid, rustix::process::Signal::CONT);
+    said.fails(1, &[&address, "a job goes on when its node is back"]);
+    lab.umount(0);
+    wait_until("its node to be missed", || {
+        lab.run_on(1, &["load", "--list"]).ok().contains("(not heard now)")
+    });
+    let shown = lab.run_on(1, &["load", "--progress", &id]).ok();
+    assert!(shown.contains("this is what it said last"), "{shown}");
+    // etcd forgets all, and hears it again from the node that is back.
+    lab.stop_etcd(true);
+    lab.wait_for_etcd(&[1], false);
+    assert!(listed(&lab, 1, &id).is_some(), "known as it was");
+    lab.start_etcd();
+    lab.wait_for_etcd(&[1], true);
+    wait_until("it to be forgotten", || listed(&lab, 1, &id).is_none());
+    lab.run_on(1, &["load", "--progress", &id]).fails(3, &["no load is called"]);
+    lab.mount(0, 2);
+    wait_until("it to be known again, and its node heard", || {
+        listed(&lab, 1, &id).is_some_and(|job| job["node"]["trouble"].is_null())
+    });
+    lab.run_on(1, &["load", "--stop", &id]).ok();
+    (0..2).for_each(|node| lab.umount(node));
+    sandbox.assert_gone();
+}

@@ -4,6 +4,8 @@ use std::sync::Weak;
 
 use async_trait::async_trait;
 use feedline_cluster::{Asker, Questions};
+use feedline_gateway::ApiError;
+use feedline_gateway::api::LoadStatus;
 use feedline_model::{ObjectId, ObjectIndex as _};
 use futures::StreamExt as _;
 use tokio::sync::Semaphore;
@@ -55,7 +57,24 @@ impl Questions for Answers {
 
 /// True for what only wants to know, from memory.
 fn is_for_anybody(question: &Question) -> bool {
-    matches!(question, Question::Status | Question::Held { .. } | Question::Unknown)
+    match question {
+        Question::Status | Question::Held { .. } | Question::Load { .. } | Question::Unknown => {
+            true
+        }
+        Question::Free { .. }
+        | Question::Check { .. }
+        | Question::Pin { .. }
+        | Question::Unpin { .. }
+        | Question::StopLoad { .. }
+        | Question::RetryLoad { .. } => false,
+    }
+}
+
+fn load(job: Result<LoadStatus, ApiError>) -> Told {
+    match job {
+        Ok(job) => Told::Load { job: Box::new(job) },
+        Err(error) => Told::Failed { message: error.message },
+    }
 }
 
 /// What became of a part of a check.
@@ -91,6 +110,9 @@ impl NodeAdmin {
             },
             Question::Pin { places, noted } => self.change_pins(&places, true, noted).await,
             Question::Unpin { places, noted } => self.change_pins(&places, false, noted).await,
+            Question::Load { id } => load(self.loads.status(&id)),
+            Question::StopLoad { id } => load(self.loads.stop(&id).await),
+            Question::RetryLoad { id } => load(self.loads.retry(&id).await),
             Question::Unknown => {
                 let version = env!("CARGO_PKG_VERSION");
                 let message = format!("it runs {version}, which does not know this question");
@@ -185,11 +207,14 @@ mod tests {
         let questions = [
             (json!({"ask": "status"}), true),
             (json!({"ask": "held", "ids": []}), true),
+            (json!({"ask": "load", "id": "a"}), true),
             (json!({"ask": "of a newer version"}), true),
             (json!({"ask": "free", "ids": []}), false),
             (json!({"ask": "check", "ids": []}), false),
             (json!({"ask": "pin", "places": []}), false),
             (json!({"ask": "unpin", "places": []}), false),
+            (json!({"ask": "stop_load", "id": "a"}), false),
+            (json!({"ask": "retry_load", "id": "a"}), false),
         ];
         for (question, is_for_anybody) in questions {
             let told = |asker| {

@@ -195,6 +195,20 @@ impl<'a> Others<'a> {
     }
 }
 
+/// Asks one node, and takes what it could not do for what it is.
+pub(super) async fn ask_one(
+    cluster: &Cluster,
+    address: &str,
+    question: &Question,
+) -> Result<Told, String> {
+    match cluster.ask::<Told>(address, question, TELL_WITHIN).await {
+        Ok(Told::Failed { message }) => Err(message),
+        Ok(Told::Unknown) => Err("it says what we do not know".into()),
+        Ok(told) => Ok(told),
+        Err(fault) => Err(fault.message),
+    }
+}
+
 /// An address that is no member's is a second name of one, or this node's own, if all is well there.
 pub(super) fn is_a_node(peer: &PeerStatus) -> bool {
     peer.node.is_some() || peer.state == PeerState::Down

@@ -1,6 +1,6 @@
 //! What nodes ask each other, as it crosses the wire, and what they say to it.
 
-use feedline_gateway::api::NodeSummary;
+use feedline_gateway::api::{LoadStatus, NodeSummary};
 use feedline_model::ObjectId;
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +34,12 @@ pub(super) enum Question {
         #[serde(default)]
         noted: bool,
     },
+    /// How a load job of its stands.
+    Load { id: String },
+    /// To stop one.
+    StopLoad { id: String },
+    /// To try again what one could not cache.
+    RetryLoad { id: String },
     /// Asked by a newer version.
     #[serde(other)]
     Unknown,
@@ -74,6 +80,10 @@ pub(super) enum Told {
     Kept {
         files: u64,
         bytes: u64,
+    },
+    /// How the job stands.
+    Load {
+        job: Box<LoadStatus>,
     },
     /// It could not, and why.
     Failed {

@@ -298,6 +298,12 @@ impl Loads {
     }
 }
 
+/// How a job stands that has just begun.
+#[cfg(test)]
+pub(crate) fn status_of_new(id: &str, started_ms: u64) -> LoadStatus {
+    Record::new(id.into(), "set".into(), &LoadRequest::default(), started_ms, 1).status(0, 1)
+}
+
 /// Copies a regular file: anything else may have no end.
 fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
     if !fs::metadata(from)?.is_file() {

@@ -307,6 +307,7 @@ impl Record {
             elapsed_s,
             bytes_per_s,
             eta_s: left,
+            node: None,
         }
     }
 
