@@ -8,6 +8,7 @@
 //!
 //! - No agreement beyond "this key is there": who is a member is each node's own conclusion (`book`).
 
+use std::collections::HashMap;
 use std::error::Error as _;
 use std::fmt;
 use std::future::Future;
@@ -31,6 +32,7 @@ use crate::book::{Found, MEMBERS_MAX};
 use crate::etcd_url::EtcdUrls;
 use crate::facts::{Events, Facts};
 use crate::parts::within;
+use crate::placement::NodeId;
 use crate::sources::{Announcement, Heard, Source};
 use crate::wire::WIRE;
 
@@ -73,6 +75,18 @@ struct Value {
     quota: u64,
     /// Of the binary, for people.
     version: String,
+    /// What it mounts; older versions do not say.
+    #[serde(default)]
+    mounted: Mounted,
+}
+
+/// A row of the cluster's table of mounts: what a node shows, and where.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mounted {
+    /// Where, on its machine.
+    pub mountpoint: String,
+    /// The URLs.
+    pub sources: Vec<String>,
 }
 
 /// One etcd, of one or more endpoints.
@@ -87,6 +101,10 @@ pub struct Etcd {
     lease: Mutex<Option<(Client, i64)>>,
     /// The operator has been told about the address.
     warned: AtomicBool,
+    /// What this node tells of itself.
+    mounted: Mounted,
+    /// What the nodes told, by key; also of those that are listed no more.
+    mounts: Mutex<HashMap<String, Mounted>>,
     /// Of the session, while there is one.
     pub(crate) client: Mutex<Option<Client>>,
     /// What it holds beside the members.
@@ -129,7 +147,32 @@ impl Etcd {
         let cluster = urls.name().unwrap_or(cluster).to_owned();
         let (turn, lease, warned) = (AtomicUsize::new(0), Mutex::default(), AtomicBool::new(false));
         let (client, facts) = (Mutex::default(), watch::Sender::default());
-        Ok(Self { urls, secrets, cluster, clock, turn, lease, warned, client, facts })
+        let (mounted, mounts) = (Mounted::default(), Mutex::default());
+        Ok(Self {
+            urls,
+            secrets,
+            cluster,
+            clock,
+            turn,
+            lease,
+            warned,
+            mounted,
+            mounts,
+            client,
+            facts,
+        })
+    }
+
+    /// The same, telling the others what this node mounts.
+    #[must_use]
+    pub fn telling(self, mounted: Mounted) -> Self {
+        Self { mounted, ..self }
+    }
+
+    /// What a node mounts, as it said last; `None`: it never did.
+    #[must_use]
+    pub fn mounted(&self, node: NodeId) -> Option<Mounted> {
+        self.mounts.lock().get(&format!("{}{node}", self.prefix())).cloned()
     }
 
     /// Where the nodes of the cluster are listed.
@@ -278,6 +321,7 @@ impl Etcd {
             address: self.address(me.listen, towards_etcd),
             quota: me.quota_bytes,
             version: me.version.clone(),
+            mounted: self.mounted.clone(),
         };
         let ttl_s = i64::try_from(LEASE_TTL.as_secs()).expect("seconds");
         let lease = self.ask(client.lease_grant(ttl_s, None)).await.map_err(of)?.id();
@@ -325,6 +369,13 @@ impl Etcd {
             }
         };
         if key != session.key {
+            let mut mounts = self.mounts.lock();
+            // Nodes that come and go for ever are not remembered for ever.
+            if MEMBERS_MAX <= mounts.len() && !mounts.contains_key(&key) {
+                mounts.clear();
+            }
+            mounts.insert(key.clone(), value.mounted);
+            drop(mounts);
             return Some(Found { key, address: value.address });
         }
         if value.address != session.address {

@@ -63,7 +63,7 @@ pub mod wire;
 pub use ask::{ANSWER_BYTES_MAX, Asker, Questions};
 pub use cluster::{Cluster, ClusterError, ClusterStatus, PeerState, PeerStatus};
 pub use dns::{Resolver, SystemResolver};
-pub use etcd::{Etcd, EtcdSecrets};
+pub use etcd::{Etcd, EtcdSecrets, Mounted};
 pub use etcd_url::{CLUSTER_NAME_BYTES_MAX, EtcdUrls};
 pub use facts::{Change, Facts};
 pub use fault::{Fault, Reason};

@@ -35,7 +35,6 @@ mod question;
 mod wide;
 
 pub(crate) use answers::Answers;
-use question::Question;
 
 /// Files read back at once by a check: enough to keep an SSD busy, few enough to leave it to others.
 const CHECKS_AT_ONCE: usize = 4;
@@ -515,37 +514,19 @@ impl Admin for NodeAdmin {
     }
 
     async fn loads(&self) -> Vec<LoadStatus> {
-        let mut all = self.loads.list();
-        all.extend(self.loads_elsewhere());
-        all.sort_by(|a, b| b.started_ms.cmp(&a.started_ms).then_with(|| a.id.cmp(&b.id)));
-        all
+        self.loads_of_all()
     }
 
     async fn load_status(&self, id: String) -> Result<LoadStatus, ApiError> {
-        match self.loads.status(&id) {
-            Err(unknown) => self.ask_for_load(&id, unknown).await,
-            known => known,
-        }
+        self.load_of_any(&id).await
     }
 
     async fn load_stop(&self, id: String) -> Result<LoadStatus, ApiError> {
-        match self.loads.status(&id) {
-            Err(unknown) => {
-                let question = Question::StopLoad { id: id.clone() };
-                self.order_for_load(&id, &question, unknown).await
-            }
-            Ok(_) => self.loads.stop(&id).await,
-        }
+        self.stop_load(&id).await
     }
 
     async fn load_retry(&self, id: String) -> Result<LoadStatus, ApiError> {
-        match self.loads.status(&id) {
-            Err(unknown) => {
-                let question = Question::RetryLoad { id: id.clone() };
-                self.order_for_load(&id, &question, unknown).await
-            }
-            Ok(_) => self.loads.retry(&id).await,
-        }
+        self.retry_load(&id).await
     }
 
     async fn load_failed(&self, id: String, out: Lines<LoadFailure>) -> Result<(), ApiError> {

@@ -38,7 +38,8 @@ pub(crate) async fn join(
 ) -> Result<Joined, StartError> {
     let secrets = secrets(settings)?;
     let tls = tls(settings, &secrets, clock)?;
-    let etcd = etcd::source(settings, secrets.etcd.clone(), &chain.mounted, clock)?;
+    let etcd =
+        etcd::source(settings, secrets.etcd.clone(), &chain.mounted, &config.mountpoint, clock)?;
     let s3 = s3::endpoint(config, settings, &secrets, chain, clock, tasks);
     let entropy = Entropy::new(random);
     let quota_bytes = chain.cache.stats().dirs.iter().map(|dir| dir.quota_bytes).sum();

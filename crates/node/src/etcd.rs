@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use feedline_cluster::{CLUSTER_NAME_BYTES_MAX, Etcd, EtcdSecrets};
+use feedline_cluster::{CLUSTER_NAME_BYTES_MAX, Etcd, EtcdSecrets, Mounted};
 use feedline_model::{Clock, SourceId};
 use feedline_store::Environment;
 
@@ -23,11 +23,16 @@ pub(crate) fn source(
     settings: &ClusterSettings,
     secrets: EtcdSecrets,
     mounted: &[MountedStore],
+    mountpoint: &Path,
     clock: &Arc<dyn Clock>,
 ) -> Result<Option<Arc<Etcd>>, StartError> {
     let Some(urls) = &settings.etcd else { return Ok(None) };
     let etcd = Etcd::new(urls.clone(), secrets, &cluster_name(mounted), Arc::clone(clock));
-    etcd.map(|etcd| Some(Arc::new(etcd))).map_err(StartError::Etcd)
+    let told = Mounted {
+        mountpoint: mountpoint.display().to_string(),
+        sources: mounted.iter().map(|it| it.url.clone()).collect(),
+    };
+    etcd.map(|etcd| Some(Arc::new(etcd.telling(told)))).map_err(StartError::Etcd)
 }
 
 /// The same on all nodes that mount the same, whatever else they do: the bucket's name, for people, and
@@ -79,7 +84,9 @@ pub fn reach_etcd(config: &ResolvedConfig) -> Option<ReachedEtcd> {
     let mounted = stores.map(|(mounted, _)| mounted).unwrap_or_default();
     let secrets = settings.secrets_dir.as_deref().map(|dir: &Path| Secrets::read(dir));
     let etcd = match secrets.transpose() {
-        Ok(secrets) => source(settings, secrets.unwrap_or_default().etcd, &mounted, &clock),
+        Ok(secrets) => {
+            source(settings, secrets.unwrap_or_default().etcd, &mounted, &config.mountpoint, &clock)
+        }
         Err(error) => Err(error),
     };
     let etcd = match etcd {

@@ -1,6 +1,7 @@
 //! What commands over all nodes of a cluster have in common: the flag for one node, nodes that did not
 //! answer, and the table of nodes.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use feedline_node::api::{NodeSummary, Unheard};
@@ -64,6 +65,9 @@ fn silent(node: &Unheard) -> String {
 fn short(id: &str) -> &str {
     id.get(..8).unwrap_or(id)
 }
+
+/// Nodes that mount the same and are named one by one: more are a number.
+const NAMED_MAX: usize = 3;
 
 /// What the table cannot say, because nobody knows.
 pub(crate) const UNSEEN: &str = "hit rates are those of the SSDs: what the kernel answers from its page cache (all reads of files that it was \
@@ -138,10 +142,28 @@ fn total(nodes: &[NodeSummary]) -> [String; 13] {
 /// If `out` is closed.
 pub(crate) fn write_nodes(out: &mut impl Write, nodes: &[NodeSummary]) -> io::Result<()> {
     node_table(nodes).write(out, "  ")?;
+    for line in mounts(nodes) {
+        writeln!(out, "  {line}")?;
+    }
     for trouble in troubles(nodes) {
         writeln!(out, "  {trouble}")?;
     }
     writeln!(out, "  {UNSEEN}")
+}
+
+/// What is mounted where, a line for each that differs: on most clusters one.
+fn mounts(nodes: &[NodeSummary]) -> Vec<String> {
+    let mut places: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for node in nodes.iter().filter(|node| !node.mountpoint.is_empty()) {
+        let place = format!("{} at {}", node.sources.join(", "), node.mountpoint);
+        places.entry(place).or_default().push(&node.address);
+    }
+    let line = |(place, on): (String, Vec<&str>)| match on.len() {
+        count if count == nodes.len() => format!("all mount {place}"),
+        count if count <= NAMED_MAX => format!("{} mount {place}", on.join(", ")),
+        count => format!("{} nodes mount {place}", output::count(count as u64)),
+    };
+    places.into_iter().map(line).collect()
 }
 
 /// What is not well, a line each: nodes that say nothing or are slow, and peers that others pass by.

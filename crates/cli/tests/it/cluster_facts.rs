@@ -253,8 +253,16 @@ fn a_load_is_listed_followed_stopped_and_tried_again_from_another_node() {
     let pid = i32::try_from(lab.status(0)["pid"].as_i64().unwrap()).unwrap();
     crate::sandbox::signal(pid, rustix::process::Signal::STOP);
     let said = lab.run_on(1, &["load", "--stop", &id]);
+    // What it mounts is known all the same.
+    let (status, shown) = (lab.status(1), lab.run(1, &["status"], "").ok());
     crate::sandbox::signal(pid, rustix::process::Signal::CONT);
     said.fails(1, &[&address, "a job goes on when its node is back"]);
+    let nodes = status["cluster"]["nodes"].as_array().unwrap();
+    let silent = nodes.iter().find(|node| node["address"] == address).unwrap();
+    assert_eq!(silent["version"], "", "{status:#}");
+    assert_eq!(silent["sources"][0], "s3://b", "{status:#}");
+    let mount = format!("{address} mount s3://b at {}", lab.mnt(0).display());
+    assert!(shown.contains(&mount), "{mount}: {shown}");
     lab.umount(0);
     wait_until("its node to be missed", || {
         lab.run_on(1, &["load", "--list"]).ok().contains("(not heard now)")

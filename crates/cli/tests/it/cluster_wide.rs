@@ -204,7 +204,13 @@ fn who_cannot_say_which_nodes_there_are_is_named() {
     sandbox.mount(&["--listen", &listen, "--etcd", &url]);
     // then this node alone is done, which is not all that was asked.
     let words = [&*format!("etcd at {url}"), "who the other nodes are is not known"];
-    for verb in ["free", "pin", "check", "unpin"] {
+    for verb in ["free", "check"] {
+        sandbox.run(&[verb, mnt]).fails(1, &words);
+        sandbox.run(&[verb, "--node-only", mnt]).ok();
+    }
+    // What is to be known to all is refused.
+    for verb in ["pin", "unpin"] {
+        let words = ["etcd did not confirm it", &url, "nothing is", "--node-only"];
         sandbox.run(&[verb, mnt]).fails(1, &words);
         sandbox.run(&[verb, "--node-only", mnt]).ok();
     }

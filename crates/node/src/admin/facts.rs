@@ -64,12 +64,13 @@ struct Followed {
     mark: Mark,
     /// The pins of that time.
     pins: Option<BTreeSet<String>>,
+    /// The operator has been told that etcd does not take what this node knows.
+    is_warned: bool,
 }
 
 /// What a pin is to people who look into etcd; nodes go by the name.
 #[derive(Debug, Serialize)]
-struct Note<'a> {
-    key: &'a str,
+struct Note {
     /// Who wrote it.
     node: String,
     since_ms: u64,
@@ -120,11 +121,7 @@ impl NodeAdmin {
 
     fn addition(&self, place: &Place) -> Change {
         let node = self.chain.cluster.get().map(|cluster| cluster.status().node.to_string());
-        let note = Note {
-            key: &place.key,
-            node: node.unwrap_or_default(),
-            since_ms: self.clock.unix_ms(),
-        };
+        let note = Note { node: node.unwrap_or_default(), since_ms: self.clock.unix_ms() };
         Change::Put(fact_name(place), serde_json::to_vec(&note).expect("plain data"))
     }
 
@@ -151,7 +148,7 @@ impl NodeAdmin {
     pub(crate) fn follow_facts(self: &Arc<Self>, tasks: &Handle) {
         let Some(etcd) = self.chain.etcd.get().cloned() else { return };
         let file = self.shared_pins.beside("facts.json");
-        let mut followed = Followed { mark: Mark::read(&file), file, pins: None };
+        let mut followed = Followed { mark: Mark::read(&file), file, pins: None, is_warned: false };
         let (weak, clock) = (Arc::downgrade(self), Arc::clone(&self.clock));
         let (mut stop, mut heard) = (self.stop.subscribe(), etcd.facts());
         drop(tasks.spawn(async move {
@@ -183,10 +180,11 @@ impl NodeAdmin {
         let mounted = self.mounted_places();
         let places = names.iter().filter_map(|name| place_of(name));
         let mut wanted: BTreeSet<_> = places.flat_map(|place| place.paths(&mounted)).collect();
-        if !goes_on && !self.put_pins_back(etcd, &names, &mut wanted).await {
-            return false;
+        let mut is_done = goes_on || self.put_pins_back(etcd, &names, followed).await;
+        if !goes_on {
+            wanted.extend(self.shared_pins.paths());
         }
-        let mut is_done = self.take_shared_pins(&wanted).await;
+        is_done &= self.take_shared_pins(&wanted).await;
         if is_done {
             let mark = Mark { generation: facts.generation.clone(), revision: facts.revision };
             if let Err(error) = mark.write(&followed.file) {
@@ -198,12 +196,12 @@ impl NodeAdmin {
         is_done
     }
 
-    /// Tells an etcd that does not know them of this node's pins, and adds them to what is wanted.
+    /// Tells an etcd that does not know them of this node's pins.
     async fn put_pins_back(
         &self,
         etcd: &Etcd,
         names: &BTreeSet<String>,
-        wanted: &mut BTreeSet<String>,
+        followed: &mut Followed,
     ) -> bool {
         let (mounted, own) = (self.mounted_places(), self.shared_pins.paths());
         let places = own.iter().flat_map(|path| Place::of_path(path, &mounted));
@@ -214,12 +212,14 @@ impl NodeAdmin {
         let changes: Vec<_> = places.filter(is_new).map(|place| self.addition(&place)).collect();
         if !changes.is_empty() {
             if let Err(why) = self.change_facts(etcd, &changes).await {
-                tracing::warn!("etcd does not take the pins that this node knows: {why}");
+                if !std::mem::replace(&mut followed.is_warned, true) {
+                    tracing::warn!("etcd does not take the pins that this node knows: {why}");
+                }
                 return false;
             }
             tracing::info!(pins = changes.len(), "etcd has the pins that this node knows");
         }
-        wanted.extend(own);
+        followed.is_warned = false;
         true
     }
 }

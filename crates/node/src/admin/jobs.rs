@@ -2,7 +2,7 @@
 //!
 //! What etcd has is for people who ask another node; a job lives in its node's directory, and goes on from there.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +33,9 @@ const JOBS_MAX: usize = 200;
 
 /// Changes at once at most: etcd takes 128 as it is delivered.
 const CHANGES_MAX: usize = 100;
+
+/// Bytes of a job at most, well within what a fact may be; of a larger one the details are left away.
+const JOB_BYTES_MAX: usize = 6 << 10;
 
 /// Nodes that were passed by, as told.
 const PASSED_BY_MAX: usize = 8;
@@ -104,23 +107,25 @@ impl NodeAdmin {
         drop(tasks.spawn(async move {
             let mut said = Said::default();
             loop {
-                match weak.upgrade() {
+                let is_told = match weak.upgrade() {
                     Some(admin) => admin.tell_loads_once(&etcd, &mut said).await,
                     None => return,
-                }
+                };
+                let pause = if is_told { LOOK_EVERY } else { NUMBERS_EVERY };
                 tokio::select! {
-                    () = clock.sleep(LOOK_EVERY) => {}
+                    () = clock.sleep(pause) => {}
                     _ = stop.wait_for(|stop| *stop) => return,
                 }
             }
         }));
     }
 
-    async fn tell_loads_once(&self, etcd: &Etcd, said: &mut Said) {
-        let Some(cluster) = self.chain.cluster.get() else { return };
+    /// False: etcd did not take it.
+    async fn tell_loads_once(&self, etcd: &Etcd, said: &mut Said) -> bool {
+        let Some(cluster) = self.chain.cluster.get() else { return true };
         let facts = etcd.facts().borrow().clone();
         if facts.trouble.is_some() {
-            return;
+            return true;
         }
         if said.generation != facts.generation {
             *said = Said { generation: facts.generation.clone(), jobs: HashMap::new() };
@@ -132,7 +137,7 @@ impl NodeAdmin {
         let is_gone = |id: &String| own.iter().all(|job| job.id != *id);
         let gone: Vec<_> = said.jobs.keys().filter(|id| is_gone(id)).cloned().collect();
         if due.is_empty() && gone.is_empty() {
-            return;
+            return true;
         }
         let new = due.iter().filter(|job| !said.jobs.contains_key(&job.id)).count();
         let mut changes: Vec<_> = due.iter().map(|job| told(cluster, job)).collect();
@@ -147,15 +152,16 @@ impl NodeAdmin {
         for some in changes.chunks(CHANGES_MAX) {
             if let Err(why) = etcd.change_facts(some).await {
                 tracing::debug!("etcd is not told of load jobs: {why}");
-                return;
+                return false;
             }
         }
         said.jobs.retain(|id, _| !gone.contains(id));
         said.jobs.extend(due.iter().map(|job| (job.id.clone(), (Numbers::of(job), now))));
+        true
     }
 
     /// Jobs of other nodes, as far as etcd knows them.
-    pub(super) fn loads_elsewhere(&self) -> Vec<LoadStatus> {
+    fn loads_elsewhere(&self) -> Vec<LoadStatus> {
         let (Some(etcd), Some(cluster)) = (self.chain.etcd.get(), self.chain.cluster.get()) else {
             return Vec::new();
         };
@@ -171,13 +177,47 @@ impl NodeAdmin {
         Some((self.chain.cluster.get()?, job, node))
     }
 
+    /// This node's jobs and those of the others, the newest first.
+    pub(super) fn loads_of_all(&self) -> Vec<LoadStatus> {
+        let mut all = self.loads.list();
+        all.extend(self.loads_elsewhere());
+        all.sort_by(|a, b| b.started_ms.cmp(&a.started_ms).then_with(|| a.id.cmp(&b.id)));
+        all
+    }
+
+    /// How a job stands, whose ever it is.
+    pub(super) async fn load_of_any(&self, id: &str) -> Result<LoadStatus, ApiError> {
+        match self.loads.status(id) {
+            Err(unknown) => self.ask_for_load(id, unknown).await,
+            known => known,
+        }
+    }
+
+    /// Stops a job, whose ever it is.
+    pub(super) async fn stop_load(&self, id: &str) -> Result<LoadStatus, ApiError> {
+        match self.loads.status(id) {
+            Err(unknown) => {
+                let question = Question::StopLoad { id: id.to_owned() };
+                self.order_for_load(id, &question, unknown).await
+            }
+            Ok(_) => self.loads.stop(id).await,
+        }
+    }
+
+    /// Begins again with what is not cached.
+    pub(super) async fn retry_load(&self, id: &str) -> Result<LoadStatus, ApiError> {
+        match self.loads.status(id) {
+            Err(unknown) => {
+                let question = Question::RetryLoad { id: id.to_owned() };
+                self.order_for_load(id, &question, unknown).await
+            }
+            Ok(_) => self.loads.retry(id).await,
+        }
+    }
+
     /// How a job of another node stands, by its own word if it can be heard. `unknown`: what is said of one that
     /// nobody knows.
-    pub(super) async fn ask_for_load(
-        &self,
-        id: &str,
-        unknown: ApiError,
-    ) -> Result<LoadStatus, ApiError> {
+    async fn ask_for_load(&self, id: &str, unknown: ApiError) -> Result<LoadStatus, ApiError> {
         let Some((cluster, last, node)) = self.load_elsewhere(id) else { return Err(unknown) };
         let question = Question::Load { id: id.to_owned() };
         let trouble = match ask_one(cluster, &node.address, &question).await {
@@ -193,7 +233,7 @@ impl NodeAdmin {
     }
 
     /// Has the node whose job it is do something with it.
-    pub(super) async fn order_for_load(
+    async fn order_for_load(
         &self,
         id: &str,
         question: &Question,
@@ -231,8 +271,13 @@ fn told(cluster: &Cluster, job: &LoadStatus) -> Change {
     job.passed_by = job.passed_by.into_iter().take(PASSED_BY_MAX).collect();
     let name = format!("{LOADS}{}", job.id);
     let (node, address) = (status.node.to_string(), status.address.to_string());
-    let fact = JobFact { node, address, job };
-    Change::Put(name, serde_json::to_vec(&fact).expect("plain data"))
+    let mut fact = JobFact { node, address, job };
+    let mut value = serde_json::to_vec(&fact).expect("plain data");
+    if JOB_BYTES_MAX < value.len() {
+        (fact.job.reason, fact.job.passed_by) = (None, BTreeMap::new());
+        value = serde_json::to_vec(&fact).expect("plain data");
+    }
+    Change::Put(name, value)
 }
 
 /// A job of another node, with what is known of that node.

@@ -70,7 +70,15 @@ pub(super) async fn of(node: &NodeAdmin) -> Vec<NodeSummary> {
     let median = median(peers.iter().map(|peer| peer.mean_ms).filter(|mean| 0.0 < *mean));
     for (address, told) in told {
         let peer = peers.iter().find(|peer| peer.address == address);
-        all.push(seen(address, told, peer, median));
+        let mut summary = seen(address, told, peer, median);
+        if let Some(id) = peer.and_then(|peer| peer.node)
+            && summary.mountpoint.is_empty()
+            && let Some(told) = node.chain.etcd.get().and_then(|etcd| etcd.mounted(id))
+        {
+            // It says nothing now, and has told etcd.
+            (summary.mountpoint, summary.sources) = (told.mountpoint, told.sources);
+        }
+        all.push(summary);
     }
     all
 }
