@@ -25,8 +25,11 @@ use crate::etcd::Etcd;
 /// More than this many are not taken: every node has all of them in memory, and one answer of etcd holds them all.
 const FACTS_MAX: usize = 10_000;
 
-/// Bytes of a fact's name and value at most, so that [`FACTS_MAX`] usual ones fit into an answer.
+/// Bytes of a fact's name and value at most: three times the longest name of a file, and as much again.
 const FACT_BYTES_MAX: usize = 8 << 10;
+
+/// Bytes of all of them together, as etcd may answer; usual ones take a part of a hundred of it.
+const ANSWER_BYTES_MAX: usize = FACTS_MAX * FACT_BYTES_MAX;
 
 /// The fact that is there from the first node on.
 const GENERATION: &str = "generation";
@@ -150,7 +153,8 @@ impl Etcd {
         let prefix = self.facts_prefix();
         let limit = i64::try_from(FACTS_MAX + 1).expect("some thousands");
         let all = GetOptions::new().with_prefix().with_revision(revision).with_limit(limit);
-        let listed = self.ask(client.get(prefix.as_str(), Some(all))).await?;
+        let mut reader = client.kv_client().max_decoding_message_size(ANSWER_BYTES_MAX);
+        let listed = self.ask(reader.get(prefix.as_str(), Some(all))).await?;
         let mut entries = BTreeMap::new();
         for kv in listed.kvs() {
             if let Some(name) = fact_name(kv.key(), &prefix) {

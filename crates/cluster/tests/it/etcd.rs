@@ -400,6 +400,38 @@ async fn facts_are_heard_by_all_outlive_who_wrote_them_and_a_loss_of_data_shows(
     third.knows(2).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn more_facts_than_one_usual_answer_holds_are_heard_and_an_etcd_that_stands_still_confirms_none()
+ {
+    let server = Server::started();
+    let bucket = MemorySource::new(SOURCE);
+    let url = format!("{}/lab", server.url());
+    let member = |number| server.member(number, &url, EtcdSecrets::default(), &bucket);
+    let (first, one) = member(1);
+    facts_are(&one, "etcd to be heard", |facts| facts.trouble.is_none()).await;
+    // 6 MiB, of which gRPC takes 4 unless told otherwise.
+    let put = |at: usize| Change::Put(format!("x/{at:04}"), vec![b'x'; 6 << 10]);
+    for some in 0..10 {
+        let some: Vec<_> = (some * 100..(some + 1) * 100).map(put).collect();
+        one.change_facts(&some).await.unwrap();
+    }
+    let (second, two) = member(2);
+    facts_are(&two, "all to be heard", |facts| facts.entries.len() == 1_000).await;
+    assert_eq!(two.facts().borrow().trouble, None);
+    first.knows(2).await;
+    second.knows(2).await;
+    let large = Change::Put("y".into(), vec![0; 9 << 10]);
+    assert!(one.change_facts(&[large]).await.unwrap_err().contains("bytes"));
+    server.signal(Signal::STOP);
+    assert!(one.change_facts(&[put(0)]).await.is_err());
+    let nodes = [first, second];
+    nobody_hears(&nodes).await;
+    assert_eq!(two.facts().borrow().entries.len(), 1_000, "they stay as they were");
+    server.signal(Signal::CONT);
+    facts_are(&two, "etcd to be heard again", |facts| facts.trouble.is_none()).await;
+    all_hear(&nodes).await;
+}
+
 /// An authority, and files of a key pair that it signed.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 

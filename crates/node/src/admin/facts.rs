@@ -112,7 +112,7 @@ impl NodeAdmin {
             let done = if on { "pin" } else { "unpin" };
             ApiError::unavailable(format!(
                 "etcd did not confirm it ({why}), and pins of the cluster are kept there so that every node knows \
-                 them: nothing is {verb} now; try again when `feedline status` shows that etcd is heard, or use \
+                 them: nothing is {verb} now, unless etcd took it and its answer was lost; try again when `feedline status` shows that etcd is heard, or use \
                  `{done} --node-only` for this node alone"
             ))
         })?;
