@@ -206,12 +206,21 @@ fn a_pin_of_nodes_that_had_no_etcd_moves_there() {
     let cache = format!("{}:512MiB", sandbox.path("cache-0").display());
     let listen = address(42, 0);
     let args = ["mount", "s3://b", mnt.to_str().unwrap(), "--cache", &cache, "--fill", "off"];
-    Ran::of(&mut sandbox.feedline(&[&args[..], &["--listen", &listen]].concat())).ok();
-    lab.run(0, &["pin"], FOLDER).ok();
-    lab.umount(0);
+    let without_etcd = |verb: &str, path: &str| {
+        Ran::of(&mut sandbox.feedline(&[&args[..], &["--listen", &listen]].concat())).ok();
+        lab.run(0, &[verb], path).ok();
+        lab.umount(0);
+    };
+    without_etcd("pin", FOLDER);
     lab.mount(0, 1);
     lab.mount(1, 2);
     lab.wait_for_pin(&[0, 1], FOLDER, true);
+    // Without it for once: what is pinned then is not lost to an etcd that does not know it.
+    lab.umount(0);
+    without_etcd("pin", "set/other");
+    lab.mount(0, 2);
+    lab.wait_for_pin(&[0, 1], "set/other", true);
+    assert!(lab.is_pinned(0, FOLDER) && lab.is_pinned(1, FOLDER));
     (0..2).for_each(|node| lab.umount(node));
     sandbox.assert_gone();
 }

@@ -24,6 +24,9 @@ use crate::files;
 /// Where pins stand among the facts.
 const PINS: &str = "pins/";
 
+/// The file of a [`Mark`], beside the list of pins.
+const MARK: &str = "facts.json";
+
 /// What stays as it is in the name of a fact, for people who look into etcd.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_');
 
@@ -101,7 +104,12 @@ fn removal(place: &Place) -> Vec<Change> {
 impl NodeAdmin {
     /// Pins or unpins in etcd. False: there is none to be told.
     pub(super) async fn note_pins(&self, places: &[Place], on: bool) -> Result<bool, ApiError> {
-        let Some(etcd) = self.chain.etcd.get() else { return Ok(false) };
+        let Some(etcd) = self.chain.etcd.get() else {
+            if on {
+                self.forget_mark()?;
+            }
+            return Ok(false);
+        };
         let changes: Vec<_> = if on {
             places.iter().map(|place| self.addition(place)).collect()
         } else {
@@ -117,6 +125,17 @@ impl NodeAdmin {
             ))
         })?;
         Ok(true)
+    }
+
+    /// A node that runs without etcd for once pins what etcd does not know: that is put there later, not unpinned.
+    fn forget_mark(&self) -> Result<(), ApiError> {
+        let file = self.shared_pins.beside(MARK);
+        match std::fs::remove_file(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(ApiError::internal(format!("{}: {error}", file.display())))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn addition(&self, place: &Place) -> Change {
@@ -147,7 +166,7 @@ impl NodeAdmin {
     /// Hears of the facts, if there is an etcd, and does what they say.
     pub(crate) fn follow_facts(self: &Arc<Self>, tasks: &Handle) {
         let Some(etcd) = self.chain.etcd.get().cloned() else { return };
-        let file = self.shared_pins.beside("facts.json");
+        let file = self.shared_pins.beside(MARK);
         let mut followed = Followed { mark: Mark::read(&file), file, pins: None, is_warned: false };
         let (weak, clock) = (Arc::downgrade(self), Arc::clone(&self.clock));
         let (mut stop, mut heard) = (self.stop.subscribe(), etcd.facts());
