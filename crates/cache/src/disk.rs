@@ -123,6 +123,11 @@ impl RealDisk {
         Self { root, keep_pages, dontcache: AtomicBool::new(!keep_pages) }
     }
 
+    fn make(&self, path: &str, if_there: OFlags) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | if_there;
+        Ok(rustix::fs::openat(&self.root, path, flags, Mode::from_raw_mode(0o600))?.into())
+    }
+
     /// Runs a transfer with `DONTCACHE` if wanted and supported, else plain.
     fn transfer(
         &self,
@@ -147,13 +152,11 @@ impl RealDisk {
 
 impl Disk for RealDisk {
     fn create(&self, path: &str) -> io::Result<File> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-        Ok(rustix::fs::openat(&self.root, path, flags, Mode::from_raw_mode(0o600))?.into())
+        self.make(path, OFlags::TRUNC)
     }
 
     fn create_new(&self, path: &str) -> io::Result<File> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        Ok(rustix::fs::openat(&self.root, path, flags, Mode::from_raw_mode(0o600))?.into())
+        self.make(path, OFlags::EXCL)
     }
 
     fn open(&self, path: &str, write: bool) -> io::Result<File> {

@@ -339,11 +339,15 @@ impl Shared {
         Ok(true)
     }
 
-    /// Removes what was written of a small object, unless it is another writer's by now. Best effort: what
-    /// has no record is removed at a start.
+    /// Removes what was written of a small object, unless it is another writer's whole file by now. Best
+    /// effort: what has no record is removed at a start.
     fn discard(&self, dir: &Dir, id: &ObjectId, path: &str) {
         let _stripe = self.stripe(id).lock();
-        if self.index.lock().get(id).is_none() {
+        let record = self.index.lock().get(id).copied();
+        // A mere wish of one that is pinned is no file.
+        let is_whole = record
+            .is_some_and(|record| record.state() == State::Complete && record.dir == dir.number);
+        if !is_whole || path != object_path(id) {
             let _ = dir.disk.unlink(path);
         }
     }

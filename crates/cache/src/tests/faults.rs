@@ -16,8 +16,8 @@ use futures::FutureExt as _;
 use parking_lot::Mutex;
 
 use super::support::{
-    Bench, QUOTA, SmallDisk, config_at, copy_as_killed, du, eventually, expect_whole, read, run,
-    settled,
+    Bench, QUOTA, SmallDisk, config_at, copy_as_killed, du, eventually, expect_whole, file_of,
+    read, run, settled,
 };
 use crate::disk::{Disk, Extent, RealDisk};
 
@@ -246,6 +246,24 @@ async fn a_sick_directory_is_set_aside_and_the_other_goes_on() {
         }
         settled(&cache).await;
         assert!(objects.iter().all(|object| cache.open(object).is_some()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_fails_leaves_no_file_also_of_what_is_pinned_and_not_here() {
+    let bench = Bench::new();
+    let (cache, faults) = open_faulty(&bench);
+    let objects = bench.objects(2, 20_000);
+    // Of the pinned one the index has a record already: a wish.
+    cache.pin(vec![objects[0].id()]).await;
+    faults.write.store(rustix::io::Errno::NOSPC.raw_os_error(), Ordering::SeqCst);
+    for (seed, object) in objects.iter().enumerate() {
+        expect_whole(&cache, object, seed as u64).await;
+    }
+    settled(&cache).await;
+    for object in &objects {
+        assert!(!file_of(&bench.dir(), object).exists(), "bytes that nobody accounts for");
+        assert!(!cache.contains(&object.id()));
     }
 }
 
