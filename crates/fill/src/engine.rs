@@ -446,7 +446,14 @@ impl Engine {
         let in_flight = self.in_flight.len();
         in_flight < self.window.size()
             || (in_flight < self.window.foreseen_min()
+                && self.free_bytes() > 0
                 && self.shared.state.lock().scans.first_mut().is_some_and(Scan::foresees))
+    }
+
+    /// What the cache takes without eviction, beyond what is under way.
+    fn free_bytes(&self) -> u64 {
+        let free = self.shared.parts.index.free_bytes();
+        free.saturating_sub(self.in_flight_bytes + FREE_RESERVE)
     }
 
     /// The next file to fetch: of the set read last that has any.
@@ -454,7 +461,7 @@ impl Engine {
         let index = &shared.parts.index;
         let mut state = shared.state.lock();
         for scan in &mut state.scans {
-            let free = index.free_bytes().saturating_sub(self.in_flight_bytes + FREE_RESERVE);
+            let free = self.free_bytes();
             while let Some((position, is_predicted)) = scan.next(looks, free == 0) {
                 let Some(object) = scan.object(position) else { continue };
                 // Whoever keeps it: what is known to be read next is wanted here.

@@ -480,7 +480,8 @@ impl Scan {
         0 < followed && followed == streams
     }
 
-    /// True if there is a file to fetch of which it is known that it is read next. Not with a full cache.
+    /// True if there is a file to fetch of which it is known that it is read next. Not to be
+    /// asked with a full cache, in which less is foreseen: see `predict`.
     pub(crate) fn foresees(&mut self) -> bool {
         if self.rest != Rest::No || !self.may_go_on() {
             return false;
