@@ -254,10 +254,26 @@ pub(crate) fn wait_within(limit: Duration, what: &str, mut holds: impl FnMut() -
     }
 }
 
+/// Sends a signal. A process that is to stop has stopped when this returns: until one of its threads has
+/// taken the signal, which on a busy machine is later, the others still answer.
+#[track_caller]
 pub(crate) fn signal(pid: i32, signal: rustix::process::Signal) {
     if let Some(pid) = rustix::process::Pid::from_raw(pid) {
         let _ = rustix::process::kill_process(pid, signal);
     }
+    if signal == rustix::process::Signal::STOP {
+        wait_until("the process to stop", || has_stopped(pid));
+    }
+}
+
+/// True if no thread of it runs or can be woken; one that waits for a disk (D) stops before it goes on.
+fn has_stopped(pid: i32) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return true };
+    threads.flatten().all(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+        state.is_empty() || state.starts_with(['T', 't', 'D', 'Z'])
+    })
 }
 
 /// Mountpoints below `dir`.
