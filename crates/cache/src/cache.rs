@@ -85,6 +85,12 @@ pub(crate) struct Shared {
     pub(crate) keep_pages: bool,
 }
 
+/// How much of a budget may linger: half of what makes it tight, so that what is handed on one after
+/// the other is not copied for it; and a few pages, of a small budget a quarter.
+fn linger_bytes(buffer_bytes: u64) -> u64 {
+    (buffer_bytes / 8).max((buffer_bytes / 4).min(4 * PAGE_BYTES))
+}
+
 impl Cache {
     /// Opens the directories and loads their indexes. Blocks on the disk: a second for a million
     /// objects, no walk.
@@ -134,7 +140,7 @@ impl Cache {
             partials: Mutex::default(),
             flights: Flights::default(),
             budget: Budget::new(buffer_bytes),
-            linger_bytes: buffer_bytes / 4,
+            linger_bytes: linger_bytes(buffer_bytes),
             writes: Writes::default(),
             stripes: (0..STRIPES).map(|_| Mutex::new(())).collect(),
             open_files: OpenFiles::default(),

@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
 /// Linux 6.14: the pages leave the page cache when the transfer is done.
@@ -66,6 +66,8 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync {
     fn create_new(&self, path: &str) -> io::Result<File>;
     /// Opens a file for reading, and for writing if `write`.
     fn open(&self, path: &str, write: bool) -> io::Result<File>;
+    /// Opens a file for reading if that needs nothing from the disk, as far as the kernel tells.
+    fn open_hot(&self, path: &str) -> Option<File>;
     /// Writes all of `bytes` at `offset`.
     fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Fills all of `buffer` from `offset`; the file's end is `UnexpectedEof`.
@@ -116,11 +118,14 @@ pub(crate) struct RealDisk {
     root: OwnedFd,
     keep_pages: bool,
     dontcache: AtomicBool,
+    /// The kernel can open what it has in memory (Linux 5.12) and the files are ours.
+    opens_cached: AtomicBool,
 }
 
 impl RealDisk {
     pub(crate) fn new(root: OwnedFd, keep_pages: bool) -> Self {
-        Self { root, keep_pages, dontcache: AtomicBool::new(!keep_pages) }
+        let (dontcache, opens_cached) = (AtomicBool::new(!keep_pages), AtomicBool::new(true));
+        Self { root, keep_pages, dontcache, opens_cached }
     }
 
     fn make(&self, path: &str, if_there: OFlags) -> io::Result<File> {
@@ -169,6 +174,22 @@ impl Disk for RealDisk {
                 Ok(rustix::fs::openat(&self.root, path, flags, Mode::empty())?.into())
             }
             opened => Ok(opened?.into()),
+        }
+    }
+
+    fn open_hot(&self, path: &str) -> Option<File> {
+        if !self.opens_cached.load(Ordering::Relaxed) {
+            return None;
+        }
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOATIME;
+        match rustix::fs::openat2(&self.root, path, flags, Mode::empty(), ResolveFlags::CACHED) {
+            Ok(file) => Some(file.into()),
+            Err(Errno::NOSYS | Errno::INVAL | Errno::PERM) => {
+                self.opens_cached.store(false, Ordering::Relaxed);
+                None
+            }
+            // AGAIN: a name or an inode is not in memory.
+            Err(_) => None,
         }
     }
 

@@ -37,7 +37,7 @@ use crate::ahead::{Ahead, Made};
 use crate::attr::{Attr, Owner, time_of};
 use crate::errno::Errno;
 use crate::inode::{Identity, Inode, InodeTable, Kind, ROOT, SHARDS};
-use crate::notice::Notice;
+use crate::notice::{Closed, Notice};
 use crate::opening::IdleRing;
 use crate::reading::DiskTurns;
 use crate::stats::{Counters, MountStats, add};
@@ -91,6 +91,7 @@ pub(crate) struct Handler<B> {
     pub(crate) idle: IdleRing,
     pub(crate) ahead: Ahead,
     pub(crate) disk_turns: DiskTurns,
+    pub(crate) closed: Closed,
     pub(crate) counters: Counters,
     /// Decided once, before the first request: opens hand out cached files.
     pub(crate) passthrough: OnceLock<bool>,
@@ -116,6 +117,7 @@ impl<B: Send + Sync + 'static> Handler<B> {
             idle,
             ahead: Ahead::default(),
             disk_turns,
+            closed: Closed::default(),
             counters: Counters::default(),
             passthrough: OnceLock::new(),
             over_ring: OnceLock::new(),

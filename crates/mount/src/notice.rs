@@ -3,36 +3,42 @@
 //! A notice waits for locks that a request of ours may hold, so it is sent from a thread of its
 //! own: never from a request thread, never under a lock.
 //!
+//! Closed files are only noted down, and the thread looks at them now and then: woken for each, it
+//! costs a switch between threads a file, and mostly finds that it came too early.
+//!
 //! # Invariants
 //!
-//! - The queue is bounded and nobody waits for it: a notice that finds it full is dropped. That
-//!   costs memory (pages kept twice) or time (a name lives until its TTL), never a wrong byte.
+//! - The queue is bounded and nobody waits for it: a notice that finds it full is dropped, and so is a
+//!   closed file. That costs memory (pages kept twice) or time (a name lives until its TTL), never a
+//!   wrong byte.
+//! - As long as a closed file is noted down, the thread looks again by itself.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use feedline_model::Clock;
+use feedline_model::clock::Sleep;
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 /// Notices that may wait. A burst is at most the files closed while the thread drops the pages of
 /// one, and each costs 24 bytes or a name.
 pub(crate) const QUEUE_MAX: usize = 16_384;
 
-/// How long to wait before asking again whether an object is complete. A small object is published
-/// within milliseconds of its last read; what is not complete after [`TRIES`] is a large object
-/// that fills slowly, whose pages go when it is next opened.
-const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// How long after a file was closed it is asked whether its object is complete, and the unit of how
+/// long after that it is asked again. A small object is published within milliseconds of its last read.
+const LOOK_AFTER: Duration = Duration::from_millis(100);
 
-/// How often to ask.
-const TRIES: u32 = 30;
+/// For so many times [`LOOK_AFTER`] it is asked again, each time after twice as long. What is not
+/// complete then is not kept, or a large object that fills slowly, whose pages go when it is next opened.
+const LOOKS: u32 = 32;
 
 /// Something to tell the kernel.
 #[derive(Debug)]
 pub(crate) enum Notice {
-    /// The last handle of a file served by us is closed: once the object is complete on disk, the
-    /// kernel's own copy of its pages is the second one in memory, and goes.
-    DropPages(u64),
+    /// There are [`Closed`] files where there were none.
+    Closed,
     /// The entry `name` of the directory with this inode number is outdated.
     DropName {
         /// The directory.
@@ -44,7 +50,29 @@ pub(crate) enum Notice {
     Shrink,
 }
 
-/// What to do with a [`Notice::DropPages`] now.
+/// Inodes whose last handle of a file served by us is closed: once the object is complete on disk, the
+/// kernel's own copy of its pages is the second one in memory, and goes.
+#[derive(Debug, Default)]
+pub(crate) struct Closed(Mutex<Vec<u64>>);
+
+impl Closed {
+    /// Notes an inode down. True: a [`Notice::Closed`] is due.
+    pub(crate) fn add(&self, inode: u64) -> bool {
+        let mut inodes = self.0.lock();
+        let is_first = inodes.is_empty();
+        if inodes.len() < QUEUE_MAX {
+            inodes.push(inode);
+        }
+        is_first
+    }
+
+    /// All that were noted down since the last time.
+    pub(crate) fn take(&self) -> Vec<u64> {
+        std::mem::take(&mut *self.0.lock())
+    }
+}
+
+/// What to do with the pages of a closed file now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Pages {
     /// The object is complete and nobody has it open: drop them.
@@ -57,6 +85,8 @@ pub(crate) enum Pages {
 
 /// Who decides and who tells the kernel.
 pub(crate) trait Recipient {
+    /// See [`Closed::take`].
+    fn closed(&self) -> Vec<u64>;
     /// Asked right before the pages of an inode are dropped.
     fn pages_of(&self, inode: u64) -> Pages;
     /// Tells the kernel to drop an inode's pages.
@@ -75,6 +105,8 @@ pub(crate) async fn run(
     clock: Arc<dyn Clock>,
 ) {
     let mut waiting: VecDeque<(u64, u32)> = VecDeque::new();
+    // When closed files are looked at next; `None`: there are none.
+    let mut look: Option<Sleep> = None;
     // The next part of the surplus, while the kernel is made to shrink.
     let mut shrinking: Option<usize> = None;
     loop {
@@ -86,27 +118,31 @@ pub(crate) async fn run(
                 Err(mpsc::error::TryRecvError::Empty) => continue,
                 Err(mpsc::error::TryRecvError::Disconnected) => None,
             }
-        } else if waiting.is_empty() {
-            queue.recv().await
-        } else {
+        } else if let Some(due) = &mut look {
             tokio::select! {
-                next = queue.recv() => next,
-                () = clock.sleep(RETRY_AFTER) => {
-                    retry(&mut waiting, &recipient);
+                // First, or a stream of other notices would keep the pages.
+                biased;
+                () = due => {
+                    look_again(&mut waiting, &recipient);
+                    let found = recipient.closed();
+                    let is_over = found.is_empty() && waiting.is_empty();
+                    look_first(&mut waiting, found, &recipient);
+                    look = (!is_over).then(|| clock.sleep(LOOK_AFTER));
                     continue;
                 }
+                next = queue.recv() => next,
             }
+        } else {
+            queue.recv().await
         };
         match next {
             None => return,
             Some(Notice::Shrink) => shrinking = shrinking.or(Some(0)),
             Some(Notice::DropName { directory, name }) => recipient.drop_name(directory, &name),
-            Some(Notice::DropPages(inode)) => match recipient.pages_of(inode) {
-                Pages::Drop => recipient.drop_pages(inode),
-                Pages::NotYet if waiting.len() < QUEUE_MAX => waiting.push_back((inode, TRIES)),
-                Pages::NotYet | Pages::Keep => {}
-            },
+            Some(Notice::Closed) => {}
         }
+        // After any notice: the one about closed files may have found the queue full.
+        look.get_or_insert_with(|| clock.sleep(LOOK_AFTER));
     }
 }
 
@@ -118,12 +154,28 @@ fn shrink(recipient: &impl Recipient, part: usize) -> Option<usize> {
     Some(part + 1)
 }
 
-fn retry(waiting: &mut VecDeque<(u64, u32)>, recipient: &impl Recipient) {
-    for _ in 0..waiting.len() {
-        let Some((inode, tries)) = waiting.pop_front() else { return };
+/// Looks at files that were closed since the last time.
+fn look_first(waiting: &mut VecDeque<(u64, u32)>, found: Vec<u64>, recipient: &impl Recipient) {
+    for inode in found {
         match recipient.pages_of(inode) {
             Pages::Drop => recipient.drop_pages(inode),
-            Pages::NotYet if tries > 1 => waiting.push_back((inode, tries - 1)),
+            Pages::NotYet if waiting.len() < QUEUE_MAX => waiting.push_back((inode, 1)),
+            Pages::NotYet | Pages::Keep => {}
+        }
+    }
+}
+
+/// Looks at those that were too early whose time has come: after 1, 2, 4, .. looks.
+fn look_again(waiting: &mut VecDeque<(u64, u32)>, recipient: &impl Recipient) {
+    for _ in 0..waiting.len() {
+        let Some((inode, look)) = waiting.pop_front() else { return };
+        if !look.is_power_of_two() {
+            waiting.push_back((inode, look + 1));
+            continue;
+        }
+        match recipient.pages_of(inode) {
+            Pages::Drop => recipient.drop_pages(inode),
+            Pages::NotYet if look < LOOKS => waiting.push_back((inode, look + 1)),
             Pages::NotYet | Pages::Keep => {}
         }
     }

@@ -182,8 +182,11 @@ impl<B: Send + Sync + 'static> Handler<B> {
         if !last {
             return;
         }
-        if self.is_passthrough() && inode.has_pages.load(Ordering::Relaxed) {
-            self.notify(Notice::DropPages(number));
+        if self.is_passthrough()
+            && inode.has_pages.load(Ordering::Relaxed)
+            && self.closed.add(number)
+        {
+            self.notify(Notice::Closed);
         }
         drop(self.inodes.forget(number, 0));
     }

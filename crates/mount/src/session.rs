@@ -329,6 +329,10 @@ struct KernelNotices {
 }
 
 impl Recipient for KernelNotices {
+    fn closed(&self) -> Vec<u64> {
+        self.handler.upgrade().map_or_else(Vec::new, |handler| handler.closed.take())
+    }
+
     fn pages_of(&self, inode: u64) -> Pages {
         self.handler.upgrade().map_or(Pages::Keep, |handler| handler.pages_of(inode))
     }

@@ -65,6 +65,9 @@ impl Disk for FaultyDisk {
         }
         self.real.open(path, write)
     }
+    fn open_hot(&self, path: &str) -> Option<File> {
+        if self.faults.before_open.lock().is_some() { None } else { self.real.open_hot(path) }
+    }
     fn write_at(&self, file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
         fail(&self.faults.write)?;
         self.real.write_at(file, bytes, offset)
