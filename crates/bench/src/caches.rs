@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -29,4 +30,23 @@ pub(crate) fn level(folder: &Path) -> Result<()> {
     Plan::new(&ReadArgs::new(folder))?.pass(0)?;
     rustix::fs::sync();
     Ok(())
+}
+
+/// Removing fewer files than this costs nobody after it.
+pub(crate) const MANY_FILES: usize = 5_000;
+
+/// The kernel's minute (`RECENTCY_MIN`), and a second.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(61);
+
+/// Waits until the file system has forgotten what was removed before.
+///
+/// ext4 without a journal does not give out an inode that was freed in the last minute, and looks through
+/// all of those first. Who came after the removal of 20,000 cached files paid twice the CPU, or more.
+///
+/// # Errors
+///
+/// If a signal ends the run.
+pub(crate) fn forget_removed() -> Result<()> {
+    rustix::fs::sync();
+    Ok(crate::interrupt::pause(FORGOTTEN_AFTER)?)
 }

@@ -11,7 +11,6 @@
 //!   files a second are compared. The note says how many files it were.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -20,7 +19,7 @@ use super::lab::{Bucket, Mount};
 use super::rows::Cold;
 use super::sample::Contestant;
 use super::system::System;
-use crate::caches::{drop_caches, level};
+use crate::caches::{MANY_FILES, drop_caches, forget_removed, level};
 use crate::files::list_tree;
 use crate::http::{Fetch, objects};
 use crate::loaders::{Job, Loader, Running};
@@ -36,10 +35,6 @@ const DEMAND_ONLY: &[&str] = &["--fill=off", "--oracle=off"];
 pub(super) const CAP: &str = "250MB/s";
 /// Holds what the contestants of a round keep.
 const COLD: &str = "kept";
-/// Removing fewer files than this costs nobody after it.
-const MANY_FILES: usize = 5_000;
-/// The kernel's minute (`RECENTCY_MIN`), and a second.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(61);
 /// Connections that the bare client tries; the best is its measure.
 const CONNECTIONS: [usize; 4] = [16, 64, 128, 256];
 /// Files that readers take on demand: some seconds, and long enough to be steady.
@@ -137,20 +132,16 @@ impl Lab {
         kept.join(number.to_string())
     }
 
-    /// Begins a round: what the last one kept is removed, and forgotten by the file system.
-    ///
-    /// ext4 without a journal does not give out an inode that was freed in the last minute, and looks
-    /// through all of those first. Who came after the removal of 20,000 cached files paid twice the
-    /// CPU; so nothing is removed within a round.
+    /// Begins a round: what the last one kept is removed, and forgotten by the file system (see
+    /// [`forget_removed`]); so nothing is removed within a round.
     pub(super) fn cold_round(&self, into: &Collector<'_>, round: usize) -> Result<()> {
         let kept = self.home.join(COLD);
         if kept.exists() {
             let files = list_tree(&kept)?.len();
             std::fs::remove_dir_all(&kept).context("remove what the last round kept")?;
-            rustix::fs::sync();
             if MANY_FILES <= files {
                 (into.progress)("waiting until the file system has forgotten what was removed");
-                crate::interrupt::pause(FORGOTTEN_AFTER)?;
+                forget_removed()?;
             }
         }
         into.round(self, round)
