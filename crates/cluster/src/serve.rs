@@ -89,14 +89,15 @@ impl Serve {
     /// The answer to a read, as frames that come as they are ready.
     pub(crate) fn read(self: Arc<Self>, request: ReadRequest) -> Result<PortBody, String> {
         wire::check_count(&request.items)?;
-        let is_on_disk = match &request.items[..] {
+        let priority = wire::priority(request.demand);
+        let items: Vec<_> = request.items.into_iter().map(|item| self.mounted_item(item)).collect();
+        let is_on_disk = match &items[..] {
             // Of several, one may have to be fetched.
-            [one] => one.clone().read().is_ok_and(|(_, id, _)| self.index.contains(&id)),
+            [Ok((_, id, _))] => self.index.contains(id),
             _ => false,
         };
-        let priority = wire::priority(request.demand);
         let serve = Arc::clone(&self);
-        let items = (0_u32..).zip(request.items);
+        let items = (0_u32..).zip(items);
         let outcomes = futures::stream::iter(items).map(move |(index, item)| {
             let serve = Arc::clone(&serve);
             async move {
@@ -139,12 +140,12 @@ impl Serve {
     async fn item(
         &self,
         index: u32,
-        item: Item,
+        item: Result<(Object, ObjectId, Range<u64>), ItemFault>,
         only_cached: bool,
         priority: Priority,
     ) -> Result<Ready, ItemFault> {
         let fault = |kind, message: String| ItemFault { kind, message };
-        let (object, id, range) = self.mounted_item(item)?;
+        let (object, id, range) = item?;
         if only_cached && !self.index.contains(&id) {
             return Err(fault(FaultKind::NotCached, "not here".into()));
         }

@@ -180,3 +180,74 @@ fn look_again(waiting: &mut VecDeque<(u64, u32)>, recipient: &impl Recipient) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use super::*;
+
+    /// Says the same of every inode.
+    struct Says {
+        pages: Cell<Pages>,
+        looks: Cell<u32>,
+        dropped: RefCell<Vec<u64>>,
+    }
+
+    impl Says {
+        fn new(pages: Pages) -> Self {
+            Self { pages: Cell::new(pages), looks: Cell::default(), dropped: RefCell::default() }
+        }
+    }
+
+    impl Recipient for Says {
+        fn closed(&self) -> Vec<u64> {
+            Vec::new()
+        }
+        fn pages_of(&self, _: u64) -> Pages {
+            self.looks.set(self.looks.get() + 1);
+            self.pages.get()
+        }
+        fn drop_pages(&self, inode: u64) {
+            self.dropped.borrow_mut().push(inode);
+        }
+        fn drop_name(&self, _: u64, _: &str) {}
+        fn surplus(&self, _: usize) -> Option<Vec<(u64, Box<str>)>> {
+            None
+        }
+    }
+
+    #[test]
+    fn one_notice_is_due_for_all_files_closed_since_the_last_look() {
+        let closed = Closed::default();
+        assert!(closed.add(1) && !closed.add(2));
+        assert_eq!(closed.take(), [1, 2]);
+        assert!(closed.add(3), "nobody would look at it");
+        for inode in 0..2 * QUEUE_MAX as u64 {
+            closed.add(inode);
+        }
+        assert_eq!(closed.take().len(), QUEUE_MAX);
+    }
+
+    #[test]
+    fn what_is_never_complete_is_looked_at_seldom_and_then_given_up() {
+        let (mut waiting, says) = (VecDeque::new(), Says::new(Pages::NotYet));
+        look_first(&mut waiting, vec![7], &says);
+        let mut rounds = 0;
+        while !waiting.is_empty() {
+            look_again(&mut waiting, &says);
+            rounds += 1;
+        }
+        assert_eq!((rounds, says.looks.get()), (LOOKS, 7), "after 0, 1, 2, 4, 8, 16 and 32");
+        assert!(says.dropped.borrow().is_empty());
+    }
+
+    #[test]
+    fn what_is_complete_at_last_is_dropped() {
+        let (mut waiting, says) = (VecDeque::new(), Says::new(Pages::NotYet));
+        look_first(&mut waiting, vec![7, 8], &says);
+        says.pages.set(Pages::Drop);
+        look_again(&mut waiting, &says);
+        assert_eq!((&*says.dropped.borrow(), waiting.len()), (&vec![7, 8], 0));
+    }
+}

@@ -162,6 +162,30 @@ async fn without_kept_pages_the_page_cache_holds_little_of_what_was_filled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_small_file_in_memory_is_read_in_the_task_that_asks() {
+    let bench = Bench::new();
+    let cache = bench.open(QUOTA);
+    let (size, objects) = (110_000, bench.objects(1, 110_000));
+    expect_whole(&cache, &objects[0], 0).await;
+    settled(&cache).await;
+    // Given a file whose pages are in memory, when all of it is read, then nothing is waited for;
+    let mut whole = cache.read(&objects[0], 0..size, Priority::Demand);
+    let read = whole.as_mut().now_or_never().expect("no other thread is asked").unwrap();
+    assert!(read == object_bytes(0, size));
+    // when only the disk has it, another thread waits for that;
+    let path = super::support::file_of(&bench.dir(), &objects[0]);
+    let file = std::fs::File::open(&path).unwrap();
+    file.sync_all().unwrap();
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    expect_whole(&cache, &objects[0], 0).await;
+    // and when it is not as it was written, it is fetched again.
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(size - 1).unwrap();
+    expect_whole(&cache, &objects[0], 0).await;
+    assert_eq!(bench.source.reads_total(), 2);
+    cache.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_empty_object_is_read_without_the_store_and_takes_no_record() {
     let bench = Bench::new();
     let cache = bench.open(QUOTA);
