@@ -35,13 +35,14 @@ pub(crate) fn level(folder: &Path) -> Result<()> {
 /// Removing fewer files than this costs nobody after it.
 pub(crate) const MANY_FILES: usize = 5_000;
 
-/// The kernel's minute (`RECENTCY_MIN`), and a second.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(61);
+/// The kernel's minute and its five for a block that is to be written (`RECENTCY_MIN`, `RECENTCY_DIRTY`), as
+/// one is again that gets a new inode; and a second.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(361);
 
 /// Waits until the file system has forgotten what was removed before.
 ///
-/// ext4 without a journal does not give out an inode that was freed in the last minute, and looks through
-/// all of those first. Who came after the removal of 20,000 cached files paid twice the CPU, or more.
+/// ext4 without a journal does not give out an inode that was freed a moment ago, and looks through all of
+/// those first. Who came after the removal of 20,000 cached files paid twice the CPU, or three times.
 ///
 /// # Errors
 ///

@@ -183,6 +183,14 @@ impl Nodes {
         &self.mounts[node]
     }
 
+    /// Ends all of it, and moves what the nodes kept to another place on the same file system.
+    pub(super) fn set_aside(mut self, to: &Path) -> Result<()> {
+        for mount in self.mounts.drain(..) {
+            mount.end()?;
+        }
+        std::fs::rename(&self.home, to).with_context(|| format!("make {}", to.display()))
+    }
+
     /// Ends all of it, and removes what the nodes kept.
     ///
     /// # Errors
