@@ -1,12 +1,15 @@
 //! Dropping the kernel's caches, which a cold measurement needs.
 
+use std::cell::Cell;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::read::{Plan, ReadArgs};
+use crate::time::unix_seconds;
 
 /// Writes dirty pages back, then drops page cache, dentries and inodes of the whole machine.
 ///
@@ -33,21 +36,50 @@ pub(crate) fn level(folder: &Path) -> Result<()> {
 }
 
 /// Removing fewer files than this costs nobody after it.
-pub(crate) const MANY_FILES: usize = 5_000;
+pub(crate) const MANY_FILES: u64 = 5_000;
 
 /// The kernel's minute and its five for a block that is to be written (`RECENTCY_MIN`, `RECENTCY_DIRTY`), as
 /// one is again that gets a new inode; and a second.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(361);
 
-/// Waits until the file system has forgotten what was removed before.
+/// When many files were last removed below a folder.
 ///
-/// ext4 without a journal does not give out an inode that was freed a moment ago, and looks through all of
-/// those first. Who came after the removal of 20,000 cached files paid twice the CPU, or three times.
-///
-/// # Errors
-///
-/// If a signal ends the run.
-pub(crate) fn forget_removed() -> Result<()> {
-    rustix::fs::sync();
-    Ok(crate::interrupt::pause(FORGOTTEN_AFTER)?)
+/// ext4 without a journal does not give out an inode that was freed in the last minutes, and looks through
+/// all of those first. Who came after the removal of 20,000 cached files paid twice the CPU, or three times.
+#[derive(Debug)]
+pub(crate) struct Removals {
+    unix_seconds: Cell<u64>,
+}
+
+impl Removals {
+    /// Runs have their folder in `dir`: the last thing that one does is to remove it.
+    ///
+    /// # Errors
+    ///
+    /// If `dir` cannot be looked at.
+    pub(crate) fn below(dir: &Path) -> Result<Self> {
+        let found = fs::metadata(dir).with_context(|| format!("look at {}", dir.display()))?;
+        Ok(Self { unix_seconds: Cell::new(u64::try_from(found.mtime()).unwrap_or_default()) })
+    }
+
+    /// Many files were removed a moment ago.
+    pub(crate) fn note(&self) {
+        self.unix_seconds.set(unix_seconds());
+    }
+
+    /// Waits until the file system has forgotten them, which may be at once.
+    ///
+    /// # Errors
+    ///
+    /// If a signal ends the run.
+    pub(crate) fn forget(&self, progress: &dyn Fn(&str)) -> Result<()> {
+        let since = Duration::from_secs(unix_seconds().saturating_sub(self.unix_seconds.get()));
+        let left = FORGOTTEN_AFTER.saturating_sub(since);
+        if !left.is_zero() {
+            progress("waiting until the file system has forgotten what was removed");
+            rustix::fs::sync();
+            crate::interrupt::pause(left)?;
+        }
+        Ok(())
+    }
 }

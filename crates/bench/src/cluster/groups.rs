@@ -11,7 +11,7 @@ use super::nodes::{Nodes, Shape};
 use super::rows::Group;
 use super::verify::{Source, Verified};
 use super::{ClusterSample, NODES};
-use crate::caches::{MANY_FILES, forget_removed, level};
+use crate::caches::{MANY_FILES, Removals, level};
 use crate::http::{Fetch, objects};
 use crate::read::{Order, Pass, Plan, ReadArgs};
 use crate::targets::Contestant;
@@ -43,6 +43,8 @@ pub(super) struct Lab {
     pub(super) bytes: u64,
     pub(super) latency: String,
     pub(super) rounds: usize,
+    /// When files were removed: a load waits until that costs it nothing.
+    pub(super) removals: Removals,
 }
 
 /// Measurements by row.
@@ -82,6 +84,12 @@ impl Lab {
         Nodes::start(shape, &self.root, BUCKET, &self.home.join("cluster"))
     }
 
+    fn discard(&self, nodes: Nodes) -> Result<()> {
+        nodes.discard()?;
+        self.removals.note();
+        Ok(())
+    }
+
     fn shape(&self) -> Shape {
         Shape::new(NODES, &self.latency)
     }
@@ -104,7 +112,7 @@ impl Lab {
                 into.add("reshuffled-gets", ClusterSample { epochs, ..sample(gets) });
             }
         }
-        nodes.discard()
+        self.discard(nodes)
     }
 
     fn job(&self, nodes: &Nodes, shards: Shards, epochs: usize) -> Result<Vec<ClusterEpoch>> {
@@ -122,7 +130,7 @@ impl Lab {
         let figure = epochs.get(1).context("a second epoch")?.hit_rate;
         let note = note(&epochs);
         into.add("quota-hits", ClusterSample { figure, note, epochs, ..Default::default() });
-        nodes.discard()
+        self.discard(nodes)
     }
 
     /// Three nodes read the data set twice, each time in another order and other files each; the fourth
@@ -196,7 +204,7 @@ impl Lab {
             "peer-read",
             ClusterSample { figure, note, contestants: vec![ours, theirs], ..Default::default() },
         );
-        nodes.discard()
+        self.discard(nodes)
     }
 
     /// The bare client against the second node's own port, which speaks S3.
@@ -214,9 +222,8 @@ impl Lab {
     /// `feedline load` of everything on one node, which has every node load what it owns. Timed is the
     /// making of files, which what was removed before would slow down: so no round removes anything.
     fn load(&self, round: usize, into: &mut Samples) -> Result<()> {
-        if round == 0 && MANY_FILES as u64 <= self.files {
-            eprintln!("waiting until the file system has forgotten what was removed");
-            forget_removed()?;
+        if MANY_FILES <= self.files {
+            self.removals.forget(&|what| eprintln!("load: {what}"))?;
         }
         let nodes = self.start(&self.shape())?;
         let log = self.home.join("load.log");

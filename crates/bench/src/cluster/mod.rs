@@ -19,6 +19,7 @@ use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::dataset::{MakeArgs, make, progress_bar};
+use crate::caches::Removals;
 use crate::facts::Facts;
 use crate::tables::{self, write_json};
 use crate::targets::lab::Scratch;
@@ -229,7 +230,9 @@ fn prepare(args: &ClusterArgs) -> Result<Lab> {
     let made = make(&MakeArgs::new(&root.join(groups::BUCKET), images, classes, 1), &bar)?;
     bar.finish_and_clear();
     crate::interrupt::check()?;
+    let removals = Removals::below(&dir)?;
     Ok(Lab {
+        removals,
         home: Scratch::new(&dir)?,
         root,
         files: made.files,

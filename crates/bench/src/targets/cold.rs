@@ -19,7 +19,7 @@ use super::lab::{Bucket, Mount};
 use super::rows::Cold;
 use super::sample::Contestant;
 use super::system::System;
-use crate::caches::{MANY_FILES, drop_caches, forget_removed, level};
+use crate::caches::{MANY_FILES, drop_caches, level};
 use crate::files::list_tree;
 use crate::http::{Fetch, objects};
 use crate::loaders::{Job, Loader, Running};
@@ -35,6 +35,8 @@ const DEMAND_ONLY: &[&str] = &["--fill=off", "--oracle=off"];
 pub(super) const CAP: &str = "250MB/s";
 /// Holds what the contestants of a round keep.
 const COLD: &str = "kept";
+/// What the contestants of a round keep, at most.
+const ROUND_BYTES_MAX: u64 = 20 << 30;
 /// Connections that the bare client tries; the best is its measure.
 const CONNECTIONS: [usize; 4] = [16, 64, 128, 256];
 /// Files that readers take on demand: some seconds, and long enough to be steady.
@@ -113,6 +115,12 @@ fn job(mount: &Mount, order: ReadOrder, paced: bool) -> Result<Pass> {
     result.epochs.first().map(pass_of).context("one epoch")
 }
 
+/// Room on the file system of `dir`.
+fn free_bytes(dir: &Path) -> Result<u64> {
+    let found = rustix::fs::statvfs(dir).with_context(|| format!("look at {}", dir.display()))?;
+    Ok(found.f_bavail * found.f_frsize)
+}
+
 impl Lab {
     /// Measures a cold group, all rounds.
     pub(super) fn cold(&self, cold: Cold, into: &mut Collector<'_>) -> Result<()> {
@@ -132,17 +140,16 @@ impl Lab {
         kept.join(number.to_string())
     }
 
-    /// Begins a round: what the last one kept is removed, and forgotten by the file system (see
-    /// [`forget_removed`]); so nothing is removed within a round.
+    /// Begins a round, long after anything was removed (see [`crate::caches::Removals`]). So nothing is removed within a
+    /// round, nor between two as long as the disk has room.
     pub(super) fn cold_round(&self, into: &Collector<'_>, round: usize) -> Result<()> {
         let kept = self.home.join(COLD);
-        if kept.exists() {
-            let files = list_tree(&kept)?.len();
-            std::fs::remove_dir_all(&kept).context("remove what the last round kept")?;
-            if MANY_FILES <= files {
-                (into.progress)("waiting until the file system has forgotten what was removed");
-                forget_removed()?;
-            }
+        if kept.exists() && free_bytes(&self.home)? < ROUND_BYTES_MAX {
+            std::fs::remove_dir_all(&kept).context("remove what the last rounds kept")?;
+            self.removals.note();
+        }
+        if MANY_FILES <= self.files {
+            self.removals.forget(into.progress)?;
         }
         into.round(self, round)
     }

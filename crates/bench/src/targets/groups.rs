@@ -15,10 +15,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::lab::{Bucket, Mount, Scratch, memory_bytes};
-use super::rows::{Cache, Group, LARGE, MODES, large_name};
+use super::rows::{Cache, Group, LARGE, MODES, large_name, small_name};
 use super::sample::{Contestant, Requests, Sample};
 use super::system::System;
-use crate::caches::drop_caches;
+use crate::caches::{Removals, drop_caches};
 use crate::files::list_tree;
 use crate::read::{Access, Plan, ReadArgs};
 
@@ -47,6 +47,8 @@ pub(super) struct Lab {
     pub(super) rounds: usize,
     /// Time to the first byte of the bucket.
     pub(super) latency: String,
+    /// When files were removed: a cold pass waits until that costs it nothing.
+    pub(super) removals: Removals,
 }
 
 /// Samples by row, and where to say how far it is.
@@ -85,7 +87,7 @@ impl Lab {
     /// Measures every row of `group`, all rounds.
     pub(super) fn measure(&self, group: Group, into: &mut Collector<'_>) -> Result<()> {
         match group {
-            Group::Small(cache) => self.small(cache, into),
+            Group::Small(cache, readers) => self.small(cache, readers, into),
             Group::Large(access, cache) => self.large(access, cache, into),
             Group::Life => self.life(into),
             Group::S3fs => self.s3fs(into),
@@ -172,15 +174,16 @@ impl Lab {
         MODES.iter().map(|mode| self.filled(mode, bucket)).collect()
     }
 
-    fn small(&self, cache: Cache, into: &mut Collector<'_>) -> Result<()> {
+    fn small(&self, cache: Cache, readers: usize, into: &mut Collector<'_>) -> Result<()> {
         let mounts = self.filled_both("small")?;
-        let places = self.places(&mounts, "small", &ReadArgs::new(Path::new("")))?;
+        let args = ReadArgs { readers, ..ReadArgs::new(Path::new("")) };
+        let places = self.places(&mounts, "small", &args)?;
         forget_how_pages_came()?;
         for round in 0..self.rounds {
             into.round(self, round)?;
             let contestants = self.in_turn(&places, cache, round)?;
             for mode in MODES {
-                let name = format!("{}-{mode}", cache.name());
+                let name = small_name(cache, readers, mode);
                 add_ratio(into, &name, (mode, "ext4"), &contestants, Contestant::files_per_s)?;
             }
         }
@@ -256,7 +259,9 @@ impl Lab {
         // What the start and the listing asked counts too.
         again.requests = Some(self.bucket.requests()?.since(before));
         add_requests(into, &format!("restart-requests-{mode}"), vec![again]);
-        mount.discard()
+        mount.discard()?;
+        self.removals.note();
+        Ok(())
     }
 
     /// The worst share of what a cold epoch may ask; infinite for a HEAD or a write.

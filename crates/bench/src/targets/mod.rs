@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::caches::Removals;
 use crate::facts::Facts;
 use crate::tables::{self, write_json};
 use crate::units::median;
@@ -38,7 +39,7 @@ pub use sample::{Contestant, Cost, Requests, Sample};
 /// `feedline bench targets`
 #[derive(Debug, Clone, clap::Args)]
 pub struct TargetsArgs {
-    /// Where data sets (kept) and caches (removed) go; needs 25 GB on a real file system
+    /// Where data sets (kept) and caches (removed) go; needs 45 GB on a real file system
     #[arg(long, default_value = "/var/tmp/feedline-bench", value_name = "DIR")]
     pub dir: PathBuf,
     /// Smaller data and three rounds: shows that everything runs, not how fast
@@ -197,6 +198,7 @@ fn prepare(args: &TargetsArgs) -> Result<(Lab, Data)> {
     let root = dir.join(name);
     eprintln!("data sets in {} (made once, kept for the next run) ...", root.display());
     let data = data::make_all(&root, &sizes)?;
+    let removals = Removals::below(&dir)?;
     let home = Scratch::new(&dir)?;
     let bucket = Bucket::start(&root, &["--latency", &args.latency])?;
     let lab = Lab {
@@ -207,6 +209,7 @@ fn prepare(args: &TargetsArgs) -> Result<(Lab, Data)> {
         bytes: data.bytes,
         folders: data.folders,
         latency: args.latency.clone(),
+        removals,
         rounds: args.rounds.map_or(rounds, |rounds| rounds as usize),
     };
     Ok((lab, data))

@@ -40,7 +40,7 @@ pub(super) fn note(row: &Row, samples: &[Sample]) -> String {
             median(&values).unwrap_or_default()
         };
         let part = match row.group {
-            Group::Small(_) | Group::Transport(_) => {
+            Group::Small(..) | Group::Transport(_) => {
                 format!("{name} {:.0} files/s", of(|one| Some(one.files_per_s())))
             }
             Group::Larger => format!(
