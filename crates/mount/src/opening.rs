@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use feedline_model::page::PAGE_BYTES;
-use feedline_model::{Object, ObjectHolder, ObjectId};
+use feedline_model::{CachedFile, Object, ObjectHolder, ObjectId};
 use parking_lot::Mutex;
 
 use crate::errno::Errno;
@@ -25,6 +25,9 @@ use crate::stats::add;
 /// Backing ids looked at when there is one too many. More than one, since the oldest may be in use;
 /// few, since an open waits for it.
 const EXPIRE_LOOKS: usize = 8;
+
+/// The largest file of which an open has all of it read: who opens a larger one may want a part.
+const BEGIN_BYTES_MAX: u64 = 1 << 20;
 
 /// Inodes with a backing id, oldest first: a clock with a second chance.
 ///
@@ -75,6 +78,18 @@ impl<B> Drop for Deciding<B> {
         if let Some(inode) = self.0.take() {
             inode.open.lock().give_up();
         }
+    }
+}
+
+/// Has the disk begin on a small file while its opener is still on its way to the first read.
+///
+/// What is in memory already costs a look at each of its pages. Only for the first open since the kernel
+/// forgot the inode: it says nothing of a file that is read again and again.
+fn begin_to_read(cached: &CachedFile) {
+    if cached.size <= BEGIN_BYTES_MAX {
+        // Of no consequence if it fails: the reads then wait for the disk.
+        let all = std::num::NonZeroU64::new(cached.size);
+        let _ = rustix::fs::fadvise(&cached.file, 0, all, rustix::fs::Advice::WillNeed);
     }
 }
 
@@ -141,7 +156,10 @@ impl<B: Send + Sync + 'static> Handler<B> {
         }
         let cached = self.parts.index.open(object)?;
         match reply.register(&cached.file) {
-            Ok(backing) => Some(backing),
+            Ok(backing) => {
+                begin_to_read(&cached);
+                Some(backing)
+            }
             Err(error) => {
                 if self.first_backing_trouble() {
                     tracing::warn!(%error, "a cached file cannot be handed to the kernel; its \

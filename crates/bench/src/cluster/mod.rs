@@ -18,8 +18,8 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::{MakeArgs, make, progress_bar};
 use crate::caches::Removals;
+use crate::dataset::{MakeArgs, make, progress_bar};
 use crate::facts::Facts;
 use crate::tables::{self, write_json};
 use crate::targets::lab::Scratch;
