@@ -6,29 +6,32 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use serde::Serialize;
 
-/// The rows that `only` asks for: the one of this name, or those whose names contain it; without it, all.
+/// The rows that `only` asks for, which are names or parts of names with commas between them; without it, all.
 ///
 /// # Errors
 ///
-/// If there is none; says which there are.
+/// If there is none for one of them; says which there are.
 pub(crate) fn chosen<R: Clone>(
     all: &[R],
     name: impl Fn(&R) -> &str,
     only: Option<&str>,
 ) -> Result<Vec<R>> {
-    // A whole name means this row and not those whose names end alike.
-    let is_name = |only: &str| all.iter().any(|row| name(row) == only);
-    let wanted = |row: &&R| match only {
-        None => true,
-        Some(only) if is_name(only) => name(row) == only,
-        Some(only) => name(row).contains(only),
+    let Some(only) = only else { return Ok(all.to_vec()) };
+    // A whole name means this row and not those whose names contain it.
+    let is_name = |part: &str| all.iter().any(|row| name(row) == part);
+    let is_meant = |row: &R, part: &str| match is_name(part) {
+        true => name(row) == part,
+        false => name(row).contains(part),
     };
-    let chosen: Vec<R> = all.iter().filter(wanted).cloned().collect();
-    if chosen.is_empty() {
-        let names: Vec<&str> = all.iter().map(name).collect();
-        bail!("--only matches no row; there are {}", names.join(", "));
+    let parts: Vec<&str> = only.split(',').map(str::trim).collect();
+    for part in &parts {
+        if part.is_empty() || !all.iter().any(|row| is_meant(row, part)) {
+            let names: Vec<&str> = all.iter().map(&name).collect();
+            bail!("--only {part:?} matches no row; there are {}", names.join(", "));
+        }
     }
-    Ok(chosen)
+    let wanted = |row: &&R| parts.iter().any(|part| is_meant(row, part));
+    Ok(all.iter().filter(wanted).cloned().collect())
 }
 
 /// Writes a result as `STEM.json` into a folder, which is made if need be.

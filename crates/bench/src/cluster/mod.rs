@@ -42,7 +42,7 @@ pub struct ClusterArgs {
     /// Smaller data and one round: shows that everything runs, not how fast
     #[arg(long)]
     pub quick: bool,
-    /// Only the row of this name, or rows whose names contain it
+    /// Only the row of this name, or rows whose names contain it; several with commas between them
     #[arg(long, value_name = "ROW")]
     pub only: Option<String>,
     /// Measurements of each row [default: 5, with --quick 1]

@@ -45,7 +45,7 @@ pub struct TargetsArgs {
     /// Smaller data and three rounds: shows that everything runs, not how fast
     #[arg(long)]
     pub quick: bool,
-    /// Only the row of this name, or rows whose names contain it
+    /// Only the row of this name, or rows whose names contain it; several with commas between them
     #[arg(long, value_name = "ROW")]
     pub only: Option<String>,
     /// Measurements of each row [default: 5, with --quick 3]
@@ -258,8 +258,14 @@ mod tests {
     fn only_takes_a_part_of_a_name_and_says_which_there_are() {
         assert_eq!(chosen(Some("walk")).expect("two rows").len(), 2);
         assert_eq!(chosen(Some("dropped-none")).expect("no large row").len(), 1);
-        let error = chosen(Some("nothing")).expect_err("no row").to_string();
-        assert!(error.contains("hot-passthrough") && error.contains("walk-first"), "{error}");
+        assert_eq!(chosen(Some("dropped-none, walk")).expect("three rows").len(), 3);
+        let error = chosen(Some("walk,nothing")).expect_err("no row").to_string();
+        assert!(
+            error.contains("\"nothing\"")
+                && error.contains("hot-passthrough")
+                && error.contains("walk-first"),
+            "{error}"
+        );
     }
 
     #[test]
