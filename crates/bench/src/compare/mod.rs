@@ -82,7 +82,7 @@ pub struct CaseResult {
     pub timeline: Vec<Point>,
 }
 
-/// Named in the config, and not there.
+/// Named in the config, and not there or not to be measured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOut {
     /// Client or system.
@@ -129,14 +129,14 @@ pub struct CompareResult {
 ///
 /// # Errors
 ///
-/// If the config makes no sense, something could not be measured, the work was unequal, a signal came,
-/// or, with `--strict`, something is not installed.
+/// If the config makes no sense, something could not be measured (after all else was, and was written), the
+/// work was unequal, a signal came, or, with `--strict`, something is not installed.
 pub fn run(args: &CompareArgs) -> Result<CompareResult> {
     let mut config = Config::read(&args.config)?;
     if let Some(rounds) = args.rounds {
         config.rounds = rounds as usize;
     }
-    let (versions, left_out) = take_stock(&mut config);
+    let (versions, mut left_out) = take_stock(&mut config);
     for LeftOut { name, reason } in &left_out {
         ensure!(!args.strict, "{name}: {reason}");
         eprintln!("left out: {name}: {reason}");
@@ -146,16 +146,18 @@ pub fn run(args: &CompareArgs) -> Result<CompareResult> {
     let (started, facts) = (crate::time::now(), Facts::collect());
     println!("{}", facts.line());
     let stage = Stage::prepare(&config, &args.dir)?;
-    let rounds = stage.measure(&config)?;
+    let (rounds, failed) = stage.measure(&config)?;
     let (files, bytes, import) = (stage.files, stage.bytes, stage.import.clone());
     drop(stage);
     let cases = add_up(&config, rounds)?;
+    left_out.extend(failed.iter().cloned());
     let seconds = started.elapsed().as_secs_f64();
     let result =
         CompareResult { facts, versions, config, files, bytes, left_out, import, seconds, cases };
     println!("{}", page::text(&result));
     let name = args.config.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     write(&args.results, &name, &result)?;
+    ensure!(failed.is_empty(), "{} cases could not be measured", failed.len());
     Ok(result)
 }
 
@@ -242,6 +244,7 @@ type Rounds = Vec<(Key, Vec<Round>)>;
 /// Medians and ratios. Refuses unequal work.
 fn add_up(config: &Config, rounds: Rounds) -> Result<Vec<CaseResult>> {
     refuse_unequal_work(&rounds)?;
+    ensure!(!rounds.is_empty(), "nothing could be measured");
     let last = config.system.last().map(|system| system.name.clone()).unwrap_or_default();
     let baseline = config.baseline.clone().unwrap_or(last);
     let speeds = |client: &str, epoch: usize| -> Option<Vec<f64>> {

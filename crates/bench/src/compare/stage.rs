@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 
 use super::config::{Client, ClientKind, Config, State, SystemConfig, SystemKind};
 use super::timeline::sampled;
-use super::{Import, Key, Round, Rounds, Sample};
+use super::{Import, Key, LeftOut, Round, Rounds, Sample, refuse_unequal_work};
 use crate::caches::drop_caches;
 use crate::dataset::{MakeArgs, make, progress_bar};
 use crate::fio::Fio;
@@ -24,12 +24,15 @@ use crate::juicefs::{self, Volume};
 use crate::loaders::{Job, Running};
 use crate::read::{Order, Pass, Plan, ReadArgs};
 use crate::targets::Contestant;
-use crate::targets::lab::{Bucket, Mount, Scratch};
+use crate::targets::lab::{Bucket, Mount, Scratch, detach};
 use crate::targets::system::System;
 use crate::units::Latency;
 
 /// The bucket's name: the folder that holds the data set.
 const BUCKET: &str = "data";
+
+/// Holds the mount that is measured, and its cache.
+const MOUNT: &str = "mount";
 
 /// Between these the images can be made.
 const MIN_BYTES: u64 = 8_000;
@@ -118,8 +121,13 @@ impl Stage {
         Ok(())
     }
 
-    /// Every client with every system, all rounds.
-    pub(super) fn measure(&self, config: &Config) -> Result<Rounds> {
+    /// Every client with every system, all rounds; and what could not be measured, of which no round counts.
+    ///
+    /// # Errors
+    ///
+    /// If two systems did unequal work, or a signal came.
+    pub(super) fn measure(&self, config: &Config) -> Result<(Rounds, Vec<LeftOut>)> {
+        let mut failed = Vec::new();
         let fetch = Fetch::new(&format!("{}/{BUCKET}", self.bucket.url), objects(&self.source)?)?;
         let mut rounds: Rounds = Vec::new();
         for (client, readers) in cases(config) {
@@ -143,16 +151,42 @@ impl Stage {
                 for turn in 0..systems.len() {
                     let place = (turn + round) % systems.len();
                     let system = systems[place];
+                    let name = format!("{who} through {}", system.name);
                     crate::interrupt::check()?;
+                    if failed.iter().any(|failed: &LeftOut| failed.name == name) {
+                        continue;
+                    }
                     eprintln!("{who}, round {} of {}: {}", round + 1, config.rounds, system.name);
                     let case = Case { config, client, readers, system, fetch: &fetch };
-                    let done = self.one(&case, round);
-                    let done = done.with_context(|| format!("{who} through {}", system.name))?;
-                    rounds[first + place].1.push(done);
+                    match self.one(&case, round) {
+                        Ok(done) => rounds[first + place].1.push(done),
+                        Err(error) => {
+                            crate::interrupt::check()?;
+                            let reason = format!("{error:#}");
+                            eprintln!("{name}: not measured: {reason}");
+                            failed.push(LeftOut { name, reason });
+                            rounds[first + place].1.clear();
+                            self.clear();
+                        }
+                    }
+                    // Now and not after hours.
+                    refuse_unequal_work(&rounds)?;
                 }
             }
         }
-        Ok(rounds)
+        rounds.retain(|(_, rounds)| !rounds.is_empty());
+        Ok((rounds, failed))
+    }
+
+    /// Takes away what a case left that failed.
+    fn clear(&self) {
+        let mount = self.home.join(MOUNT);
+        detach(&mount);
+        if let Err(error) = fs::remove_dir_all(&mount)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            eprintln!("cannot remove {}: {error}", mount.display());
+        }
     }
 
     /// All epochs of one case.
@@ -163,7 +197,7 @@ impl Stage {
         };
         Self::warm(&kept)?;
         rustix::fs::sync();
-        let home = self.home.join("mount");
+        let home = self.home.join(MOUNT);
         let system = self.system(case.system)?;
         let mount = system.as_ref().map(|it| Mount::new(it, &self.bucket, BUCKET, &home));
         let mount = mount.transpose()?;

@@ -166,7 +166,12 @@ impl Lab {
         let mount = Mount::new(system, bucket, data, &self.cold_home())?;
         // Listing is no part of a pass.
         list_tree(&mount.dir)?;
-        let contestant = Contestant::measured(bucket, Some(&mount), || work(&mount))?;
+        let mut contestant = Contestant::measured(bucket, Some(&mount), || work(&mount))?;
+        if matches!(system, System::Feedline { .. }) {
+            let sets = mount.status()?.fill.data_sets;
+            contestant.recognised_after =
+                sets.iter().map(|set| set.recognised_after).find(|after| *after > 0);
+        }
         mount.end()?;
         Ok(contestant)
     }
@@ -193,6 +198,8 @@ impl Lab {
                 let known = feedline(name, KNOWN_ORDER);
                 let full = self.cold_pass(bucket, &known, "small", |at| job(at, order, false))?;
                 into.compare(&format!("cold-capped-{name}"), &full, &http()?);
+                let reads = full.recognised_after.map_or(f64::INFINITY, |after| after as f64);
+                into.add(&format!("identified-{name}"), reads, vec![full]);
                 let paced = self.cold_pass(bucket, &known, "small", |at| job(at, order, true))?;
                 let p99 = paced.pass.as_ref().map_or(f64::INFINITY, |pass| pass.latency.p99_us);
                 into.add(&format!("cold-paced-{name}"), p99 / 1e3, vec![paced]);

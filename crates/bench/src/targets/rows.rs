@@ -221,13 +221,15 @@ pub(super) fn transport_name(ram: Ram, cache: Cache, readers: usize) -> String {
 }
 
 /// The rows from empty caches.
-const COLD: [(&str, &str, Target, Cold); 14] = [
+const COLD: [(&str, &str, Target, Cold); 16] = [
     ("cold-capped-fill", "x http", Target::AtLeast(0.85), Cold::Capped),
     ("cold-capped-demand", "x demand", Target::AtLeast(6.0), Cold::Capped),
     ("cold-capped-s3fs", "x s3fs", Target::AtLeast(35.0), Cold::Capped),
     ("cold-capped-dali", "x http", Target::AtLeast(0.93), Cold::Capped),
+    ("identified-dali", "reads", Target::AtMost(64.0), Cold::Capped),
     ("cold-paced-dali", "ms", Target::AtMost(3.0), Cold::Capped),
     ("cold-capped-distributed", "x http", Target::AtLeast(0.93), Cold::Capped),
+    ("identified-distributed", "reads", Target::AtMost(64.0), Cold::Capped),
     ("cold-paced-distributed", "ms", Target::AtMost(3.0), Cold::Capped),
     ("cold-uncapped", "x http", Target::AtLeast(0.35), Cold::Uncapped),
     ("cold-cpu", "x http", Target::AtMost(2.0), Cold::Uncapped),

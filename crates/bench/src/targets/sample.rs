@@ -76,6 +76,9 @@ pub struct Contestant {
     /// Opens that found the file whole in the cache, of all opens.
     #[serde(default)]
     pub hit_rate: Option<f64>,
+    /// Reads on demand after which the order was recognised; `None` if it never was.
+    #[serde(default)]
+    pub recognised_after: Option<u64>,
 }
 
 impl Contestant {
