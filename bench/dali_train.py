@@ -6,7 +6,7 @@ stands in for the training step.
 
 Each process reads its own shard through DALI's file reader (`random_shuffle`), decodes, crops, flips and
 normalises. The pipeline is built anew in every epoch, as in the reference script: each process lists the
-folder again and stays with its shard. `scripts/setup loaders` installs DALI into `.venv-dali`.
+folder again and stays with its shard; other flags of the reader are there to see what they do. `scripts/setup loaders` installs DALI into `.venv-dali`.
 """
 
 import training
@@ -26,8 +26,10 @@ def pipeline(args, shard, shards):
                     seed=12 + args.seed + shard)
     with pipe:
         jpegs, _labels = fn.readers.file(
-            file_root=args.dir, random_shuffle=True, shard_id=shard, num_shards=shards,
-            pad_last_batch=True, dont_use_mmap=args.no_mmap, name="Reader")
+            file_root=args.dir, random_shuffle=not args.shuffle_after_epoch, shard_id=shard,
+            num_shards=shards, stick_to_shard=args.stick_to_shard,
+            shuffle_after_epoch=args.shuffle_after_epoch, pad_last_batch=True,
+            dont_use_mmap=args.no_mmap, name="Reader")
         sizes = jpegs.shape()
         if args.decode == "none":
             pipe.set_outputs(jpegs, sizes)
@@ -44,14 +46,31 @@ def pipeline(args, shard, shards):
     return pipe
 
 
-def epoch_of(args, _epoch, shard, shards):
-    """The batches of one epoch of one shard, and how many there are."""
+# Of this process, with --keep-pipeline.
+KEPT = []
+
+
+def built(args, shard, shards):
+    """A pipeline that is ready: a new one, or that of the epoch before."""
+    if args.keep_pipeline and KEPT:
+        return KEPT[0]
     pipe = pipeline(args, shard, shards)
     pipe.build()
+    KEPT.append(pipe)
+    return pipe if args.keep_pipeline else KEPT.pop()
+
+
+def epoch_of(args, epoch, shard, shards):
+    """The batches of one epoch of one shard, and how many there are."""
+    pipe = built(args, shard, shards)
     count = pipe.reader_meta("Reader")["epoch_size"]
+    goes_on = args.keep_pipeline and not args.stick_to_shard and not args.shuffle_after_epoch
+    shard = (shard + (epoch - args.first_epoch if goes_on else 0)) % shards
     # As DALI rounds its shards.
     images = count * (shard + 1) // shards - count * shard // shards
-    batches = -(-images // args.batch_size)
+    # A kept reader pads all shards to the same number of batches.
+    most = -(-count // shards) if args.keep_pipeline else images
+    batches = -(-most // args.batch_size)
     return run(args, pipe, images, batches), batches
 
 

@@ -52,6 +52,11 @@ def arguments(description, workers):
     add("--seed", type=int, default=0, help="of the loader's own random choices")
     add("--first-epoch", type=int, default=0, help="number of the first epoch")
     add("--no-mmap", action="store_true", help="DALI: read files instead of mapping them")
+    add("--keep-pipeline", action="store_true",
+        help="DALI: one pipeline for all epochs, so that each process goes on with the next shard")
+    add("--stick-to-shard", action="store_true", help="DALI: each process stays with its shard")
+    add("--shuffle-after-epoch", action="store_true",
+        help="DALI: shuffle the whole list after each epoch instead of the buffer; needs --keep-pipeline")
     add("--stdin", action="store_true",
         help="for programs: say when ready, wait for a line on standard input before each epoch, and print "
         "its result, each as a line of JSON")
