@@ -27,7 +27,7 @@
 //! # Reading order
 //!
 //! [`placement`], [`membership`], `sources`, `book` and `greeters` (how members are found: `dns`, `etcd`; `facts`: what etcd holds besides), `link` (one read, followed), `batch`, `peer` and
-//! `answer` (asking), `health`, `server`, `seldom` and `serve` (answering), `load` (files brought in by their owners), `ask` (all other questions), `marks`, [`wire`],
+//! `answer` (asking), `health`, `server`, `seats`, `seldom` and `serve` (answering), `load` (files brought in by their owners), `ask` (all other questions), `marks`, [`wire`],
 //! `token`, `tls`, `net` and `timer` (the world); `cluster` puts them together.
 
 mod answer;
@@ -51,6 +51,7 @@ mod parts;
 mod peer;
 mod peers;
 pub mod placement;
+mod seats;
 mod seldom;
 mod serve;
 mod server;

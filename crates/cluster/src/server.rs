@@ -7,14 +7,15 @@
 //!   proves to know it is let in, and a nonce is good for one proof.
 //! - A request of another wire version is refused in words that both ends can read.
 //! - What is not for peers goes to the guest, who knows by itself who may ask.
-//! - Connections, streams on them, headers and bodies all have a maximum; so have lines of the log about
-//!   who is refused.
+//! - Connections of each kind (`seats`), streams on them, headers and bodies all have a maximum; so have lines of
+//!   the log about who is refused.
+//! - A connection that does not show what it is, or a guest's on which nothing is asked, is closed after a while.
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,7 +29,7 @@ use hyper_util::server::conn::auto::Builder;
 use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::Semaphore;
+use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::ask::{self, Asker};
@@ -36,6 +37,7 @@ use crate::load;
 use crate::net::{Accepted, Client, Listener, Opened, Stream};
 use crate::parts::{OnRuntime, PortBody, within};
 use crate::peer::World;
+use crate::seats::{Kind, Seat, Seats};
 use crate::seldom::Seldom;
 use crate::serve::Serve;
 use crate::token::{End, Nonce};
@@ -43,9 +45,6 @@ use crate::wire::{
     ASK_PATH, Challenge, HELLO_PATH, Hello, LOAD_PATH, LoadRequest, READ_PATH, REQUEST_BYTES_MAX,
     ReadRequest, Refusal, WIRE, WIRE_HEADER, from_hex, hex,
 };
-
-/// Connections at once: two from each of a hundred nodes, and room for others.
-const CONNECTIONS_MAX: usize = 512;
 
 /// Streams of one connection at once.
 const STREAMS_MAX: u32 = 256;
@@ -56,8 +55,12 @@ const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 /// What a request's headers may take together.
 const HEADERS_BYTES_MAX: u32 = 16 << 10;
 
-/// How long a connection may stay open without any request, and a request may take to arrive.
+/// How long a connection may stay open without a request that shows what it is, and a request may take to arrive.
 const SPEAK_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a guest's connection stays open after its last request. Pools of S3 clients expect that: they are
+/// used to a minute or less, and connect again.
+const GUEST_IDLE_MAX: Duration = Duration::from_secs(60);
 
 /// How often an idle connection is tested.
 const PING_EVERY: Duration = Duration::from_secs(20);
@@ -77,7 +80,11 @@ pub(crate) struct Server {
 struct Connection {
     from: SocketAddr,
     client: Client,
-    has_spoken: AtomicBool,
+    seat: Seat,
+    /// When it asked last as a guest, in milliseconds of the node's clock.
+    asked_ms: AtomicU64,
+    /// There is no seat for it: it ends after the answer that says so.
+    has_no_seat: Notify,
     is_let_in: AtomicBool,
     /// The nonce of a challenge that was not answered yet.
     nonce: Mutex<Option<Nonce>>,
@@ -85,15 +92,70 @@ struct Connection {
     refused: Arc<Seldom>,
 }
 
+/// Why a connection is closed from this end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Over {
+    /// At once: nobody knows what it is.
+    Silent,
+    /// After what is under way: it is not used, or may not be.
+    Unused,
+}
+
 impl Connection {
-    fn of(client: Client, from: SocketAddr, refused: Arc<Seldom>) -> Self {
-        let (has_spoken, is_let_in) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { from, client, has_spoken, is_let_in, nonce: Mutex::default(), refused }
+    fn of(client: Client, from: SocketAddr, seat: Seat, refused: Arc<Seldom>) -> Self {
+        Self {
+            from,
+            client,
+            seat,
+            asked_ms: AtomicU64::new(0),
+            has_no_seat: Notify::new(),
+            is_let_in: AtomicBool::new(false),
+            nonce: Mutex::default(),
+            refused,
+        }
     }
 
     /// True if the log is to say now that its other end was refused.
     fn is_worth_a_line(&self, world: &World) -> bool {
         self.refused.is_due(self.from.ip(), world.clock.monotonic())
+    }
+
+    /// Something was asked that is not for nodes. False: there are as many guests as may be.
+    fn is_guest(&self, world: &World) -> bool {
+        let now_ms = u64::try_from(world.clock.monotonic().as_millis()).unwrap_or(u64::MAX);
+        self.asked_ms.store(now_ms, Ordering::Relaxed);
+        let has_seat = self.seat.change(Kind::Guest);
+        if !has_seat {
+            if self.is_worth_a_line(world) {
+                let most = Kind::Guest.seats_max();
+                tracing::warn!(from = %self.from, "{most} connections of clients are open: refused");
+            }
+            self.has_no_seat.notify_one();
+        }
+        has_seat
+    }
+
+    /// Completes when it is to be closed; never, for a node's.
+    async fn over(&self, world: &World) -> Over {
+        let mut pause = SPEAK_WITHIN;
+        loop {
+            tokio::select! {
+                biased;
+                () = self.has_no_seat.notified() => return Over::Unused,
+                () = world.clock.sleep(pause) => {}
+            }
+            match self.seat.kind() {
+                Kind::Stranger => return Over::Silent,
+                Kind::Node => return std::future::pending().await,
+                Kind::Guest => {
+                    let asked = Duration::from_millis(self.asked_ms.load(Ordering::Relaxed));
+                    pause = (asked + GUEST_IDLE_MAX).saturating_sub(world.clock.monotonic());
+                    if pause.is_zero() {
+                        return Over::Unused;
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -119,7 +181,7 @@ impl Server {
 async fn accept(mut listener: Box<dyn Listener>, serve: Arc<Serve>, world: World) {
     // Owned here, so that the end of this task closes every connection.
     let mut connections = JoinSet::new();
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let seats = Seats::new();
     let refused = Arc::new(Seldom::default());
     let runtime = world.runtime.clone();
     loop {
@@ -129,18 +191,21 @@ async fn accept(mut listener: Box<dyn Listener>, serve: Arc<Serve>, world: World
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok(Accepted { from, opening }) => {
-                    let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
-                        tracing::warn!(%from, "more than {CONNECTIONS_MAX} connections: refused");
+                    let Some(seat) = seats.stranger() else {
+                        if refused.is_due(from.ip(), world.clock.monotonic()) {
+                            let most = Kind::Stranger.seats_max();
+                            tracing::warn!(%from, "{most} connections that have said nothing yet: \
+                                no more are taken");
+                        }
                         continue;
                     };
                     let (serve, world) = (Arc::clone(&serve), world.clone());
                     let refused = Arc::clone(&refused);
                     let task = async move {
                         if let Some(Opened { stream, client }) = open(from, opening, &world).await {
-                            let state = Connection::of(client, from, refused);
+                            let state = Connection::of(client, from, seat, refused);
                             connection(stream, state, serve, world.clone()).await;
                         }
-                        drop(permit);
                     };
                     connections.spawn_on(task, &runtime);
                 }
@@ -193,23 +258,20 @@ async fn connection(stream: Box<dyn Stream>, state: Connection, serve: Arc<Serve
         let (state, world) = (Arc::clone(&state), world.clone());
         service_fn(move |request| {
             let (state, serve, world) = (Arc::clone(&state), Arc::clone(&serve), world.clone());
-            async move {
-                state.has_spoken.store(true, Ordering::Relaxed);
-                Ok::<_, Infallible>(answer(&state, &serve, &world, request).await)
-            }
+            async move { Ok::<_, Infallible>(answer(&state, &serve, &world, request).await) }
         })
     };
     let served = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(served);
-    let silence = world.clock.sleep(SPEAK_WITHIN);
     let ended = tokio::select! {
         biased;
         ended = &mut served => ended,
-        () = silence => {
-            if !state.has_spoken.load(Ordering::Relaxed) {
-                return;
+        over = state.over(&world) => match over {
+            Over::Silent => return,
+            Over::Unused => {
+                served.as_mut().graceful_shutdown();
+                served.await
             }
-            served.await
         }
     };
     if let Err(error) = ended {
@@ -230,7 +292,13 @@ async fn answer(
         return with_version(refuse(StatusCode::FORBIDDEN, why));
     }
     match &serve.guest {
-        Some(guest) if !is_of_peer => guest.answer(request).await,
+        Some(guest) if !is_of_peer && state.is_guest(world) => guest.answer(request).await,
+        Some(_) if !is_of_peer => {
+            let most = Kind::Guest.seats_max();
+            let message = format!("{most} connections of clients are open here already: close some, \
+                let clients open fewer, or ask another node");
+            refuse(StatusCode::SERVICE_UNAVAILABLE, message)
+        }
         _ => with_version(answer_peer(state, serve, world, request).await),
     }
 }
@@ -315,13 +383,9 @@ fn framed(frames: Result<PortBody, String>) -> Response<PortBody> {
 
 /// Lets a peer in, or wants a proof first.
 fn greet(state: &Connection, world: &World, hello: &Hello) -> Response<PortBody> {
-    let welcome = || json(StatusCode::OK, &world.me.hello);
-    let Some(token) = &world.me.token else {
-        state.is_let_in.store(true, Ordering::Release);
-        return welcome();
-    };
+    let Some(token) = &world.me.token else { return welcome(state, world) };
     if state.is_let_in.load(Ordering::Acquire) {
-        return welcome();
+        return welcome(state, world);
     }
     let Some(theirs) = from_hex(&hello.nonce) else {
         return refuse(StatusCode::BAD_REQUEST, "a hello has a nonce of 64 hexadecimal digits");
@@ -329,8 +393,7 @@ fn greet(state: &Connection, world: &World, hello: &Hello) -> Response<PortBody>
     let challenged = state.nonce.lock().take();
     if let (Some(proof), Some(ours)) = (&hello.proof, challenged) {
         if token.is_proof(End::Client, &theirs, &ours, proof) {
-            state.is_let_in.store(true, Ordering::Release);
-            return welcome();
+            return welcome(state, world);
         }
         if state.is_worth_a_line(world) {
             let (from, node) = (state.from, hello.node);
@@ -342,6 +405,17 @@ fn greet(state: &Connection, world: &World, hello: &Hello) -> Response<PortBody>
     *state.nonce.lock() = Some(ours);
     let proof = token.prove(End::Server, &theirs, &ours);
     json(StatusCode::UNAUTHORIZED, &Challenge { nonce: hex(&ours), proof })
+}
+
+/// Lets a node in that has shown to be one.
+fn welcome(state: &Connection, world: &World) -> Response<PortBody> {
+    if !state.seat.change(Kind::Node) {
+        let most = Kind::Node.seats_max();
+        let message = format!("{most} connections of nodes are open here already");
+        return refuse(StatusCode::SERVICE_UNAVAILABLE, message);
+    }
+    state.is_let_in.store(true, Ordering::Release);
+    json(StatusCode::OK, &world.me.hello)
 }
 
 /// The body of a request, or why not.

@@ -4,6 +4,7 @@
 
 mod circles;
 mod common;
+mod crowd;
 mod etcd;
 mod hostile;
 mod loads;
