@@ -463,6 +463,10 @@ impl ObjectIndex for Cache {
         self.shared.usable_record(id).is_some_and(|record| record.state() == State::Complete)
     }
 
+    fn has(&self, id: &ObjectId, range: &Range<u64>) -> bool {
+        pages_of(range).all(|page| self.shared.has_page(id, page))
+    }
+
     fn touch(&self, id: &ObjectId) {
         let time = self.shared.worth.used(id, 0);
         self.shared.index.lock().touch(id, time);

@@ -12,8 +12,9 @@ use tokio::task::JoinSet;
 
 use crate::ask::{Desk, Questions};
 use crate::fault::Reason;
-use crate::greeters::Greeters;
-use crate::link::{Handover, Joined, Link, LinkCounters};
+use crate::greeters::{Greeters, since_ms};
+use crate::handover::Handover;
+use crate::link::{Joined, Link, LinkCounters};
 use crate::load::{LoadQueues, Loads};
 use crate::marks::Marks;
 use crate::membership::{Epoch, Membership, Roster};
@@ -78,10 +79,13 @@ impl Cluster {
             node: config.node.0,
             instance: config.instance,
             quota_bytes: config.quota_bytes,
+            age_ms: None,
         };
         let (version, quota_bytes) = (hello.version.clone(), config.quota_bytes);
+        let age_ms = u64::try_from(config.age.as_millis()).unwrap_or(u64::MAX);
+        let since_ms = since_ms(&*parts.clock, Some(age_ms));
         let world = World {
-            me: Arc::new(Me { hello, token: config.token }),
+            me: Arc::new(Me { hello, since_ms, token: config.token }),
             net,
             timer: ClockTimer::new(Arc::clone(&parts.clock)),
             clock: Arc::clone(&parts.clock),
@@ -89,12 +93,13 @@ impl Cluster {
             runtime: parts.runtime,
             answer_max: config.answer_max,
         };
-        let marks = Arc::new(Marks::default());
+        let (marks, handover) = (Arc::new(Marks::default()), Arc::new(Handover::new()));
         let serve = Arc::new(Serve {
             blocks: parts.blocks,
             index: parts.index,
             mounted: parts.mounted,
             marks: Arc::clone(&marks),
+            handover: Arc::clone(&handover),
             clock: Arc::clone(&parts.clock),
             room: Serve::room(config.serve_bytes_max),
             served: Served::default(),
@@ -103,7 +108,7 @@ impl Cluster {
             desk: Desk::new(config.listen.ip().is_loopback()),
         });
         let server = Server::start(listener, Arc::clone(&serve), world.clone());
-        let roster = Arc::new(Roster::new(config.node, config.quota_bytes));
+        let roster = Arc::new(Roster::new(config.node, config.quota_bytes, since_ms));
         let peers = Peers::new(world.clone());
         let (node, listen) = (config.node, server.address());
         let me = Announcement { node, listen, quota_bytes, version };
@@ -117,7 +122,7 @@ impl Cluster {
             marks,
             local_copies: config.local_copies,
             counters: LinkCounters::default(),
-            handover: Handover::default(),
+            handover,
         });
         Ok(Self {
             node,
@@ -317,7 +322,7 @@ pub struct ClusterStatus {
     pub from_peers: u64,
     /// Their bytes.
     pub bytes_from_peers: u64,
-    /// Of those, from a node that owned them before this one.
+    /// Of those, from a node that had them before this one, which owns them.
     pub handed_over: u64,
     /// Reads of what others own that went to the bucket all the same.
     pub fell_back: u64,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use feedline_model::Clock;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -47,6 +48,25 @@ impl Pending {
     }
 }
 
+/// Who answered, as the roster wants it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Greeted {
+    node: NodeId,
+    quota_bytes: u64,
+    since_ms: i64,
+}
+
+/// No cache is older, whatever a node says.
+const AGE_MS_MAX: i64 = 100 * 365 * 24 * 60 * 60 * 1_000;
+
+/// Since when a cache of this age has existed, in milliseconds of the clock. A node that does not say is of an older
+/// version, and so has been there for long.
+pub(crate) fn since_ms(clock: &dyn Clock, age_ms: Option<u64>) -> i64 {
+    let age_ms = age_ms.and_then(|age_ms| i64::try_from(age_ms).ok()).unwrap_or(AGE_MS_MAX);
+    let now_ms = i64::try_from(clock.monotonic().as_millis()).unwrap_or(i64::MAX);
+    now_ms.saturating_sub(age_ms.min(AGE_MS_MAX))
+}
+
 /// What the greetings of one address have come to.
 #[derive(Debug, Default)]
 struct Record {
@@ -54,7 +74,7 @@ struct Record {
     /// Greetings that failed, in a row.
     failed: AtomicU32,
     /// Who answered last.
-    node: Mutex<Option<(NodeId, u64)>>,
+    node: Mutex<Option<Greeted>>,
     /// Cuts the pause short.
     now: Notify,
 }
@@ -126,9 +146,9 @@ impl Greeters {
         let _ = entry.task.await;
         entry.record.tried(&self.pending);
         match self.also_at(address) {
-            Some((heir, node, quota_bytes)) => {
+            Some((heir, it)) => {
                 self.roster.gone(address);
-                self.roster.heard(&heir, node, quota_bytes);
+                self.roster.heard(&heir, it.node, it.quota_bytes, it.since_ms);
             }
             None => {
                 if self.roster.gone(address) {
@@ -140,14 +160,14 @@ impl Greeters {
     }
 
     /// Another address of the member that is known at this one.
-    fn also_at(&self, address: &str) -> Option<(Arc<str>, NodeId, u64)> {
+    fn also_at(&self, address: &str) -> Option<(Arc<str>, Greeted)> {
         let epoch = self.roster.current();
         let member = epoch.members().iter().find(|member| *member.address == *address)?;
         let entries = self.entries.lock();
         let same = entries.iter().filter_map(|(other, entry)| {
-            let (node, quota_bytes) = (*entry.record.node.lock())?;
+            let it = (*entry.record.node.lock())?;
             let answers = entry.record.failed.load(Ordering::Acquire) == 0;
-            (node == member.node && answers).then(|| (Arc::clone(other), node, quota_bytes))
+            (it.node == member.node && answers).then(|| (Arc::clone(other), it))
         });
         same.min()
     }
@@ -238,7 +258,8 @@ impl Greeter {
             return Err(Fault::new(Reason::Refused, message));
         }
         let (node, quota_bytes) = (NodeId(answer.node), answer.quota_bytes);
-        *self.record.node.lock() = Some((node, quota_bytes));
+        let since_ms = since_ms(&*self.peers.world.clock, answer.age_ms);
+        *self.record.node.lock() = Some(Greeted { node, quota_bytes, since_ms });
         // A node keeps its id wherever it runs: one that no longer answers where it was has moved here.
         if let Some(known) = self.roster.current().member(node)
             && known.address != self.peer.address
@@ -246,7 +267,7 @@ impl Greeter {
         {
             self.roster.gone(&known.address);
         }
-        if self.roster.heard(&self.peer.address, node, quota_bytes) {
+        if self.roster.heard(&self.peer.address, node, quota_bytes, since_ms) {
             tracing::info!(peer = %self.peer.address, %node, quota_bytes, version = answer.version,
                 "belongs to the cluster");
         }

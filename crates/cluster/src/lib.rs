@@ -26,7 +26,7 @@
 //!
 //! # Reading order
 //!
-//! [`placement`], [`membership`], `sources`, `book` and `greeters` (how members are found: `dns`, `etcd`; `facts`: what etcd holds besides), `link` (one read, followed), `batch`, `peer` and
+//! [`placement`], [`membership`], `sources`, `book` and `greeters` (how members are found: `dns`, `etcd`; `facts`: what etcd holds besides), `link` (one read, followed), `handover`, `batch`, `peer` and
 //! `answer` (asking), `health`, `server`, `seats`, `seldom` and `serve` (answering), `load` (files brought in by their owners), `ask` (all other questions), `marks`, [`wire`],
 //! `token`, `tls`, `net` and `timer` (the world); `cluster` puts them together.
 
@@ -41,6 +41,7 @@ mod etcd_url;
 mod facts;
 mod fault;
 mod greeters;
+mod handover;
 mod health;
 mod link;
 mod load;

@@ -11,11 +11,11 @@
 //!
 //! - A peer's trouble is never a read error, and a peer's word never is one: what it says about the
 //!   bucket (gone, changed, forbidden) makes this node ask the bucket itself, which has the last word.
-//! - At most two peers are asked for one read.
+//! - At most two peers are asked for one read, each once.
 //! - Bytes of a peer are used only if length and checksum are right.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
@@ -23,12 +23,13 @@ use bytes::Bytes;
 use feedline_model::{BlockSource, Keeping, Object, ObjectId, Ownership, Priority, ReadError};
 
 use crate::fault::{Fault, Reason};
+use crate::handover::Handover;
 use crate::marks::Marks;
 use crate::membership::{Epoch, Membership};
 use crate::parts::LocalCopies;
 use crate::peer::Peer;
 use crate::peers::Peers;
-use crate::placement::{NodeId, candidates, is_within_bound, owner_among};
+use crate::placement::{NodeId, candidates, is_within_bound, owner_among, owner_before};
 use crate::wire::{ITEM_BYTES_MAX, Item, ReadRequest};
 
 /// Peers asked for one read at most: a third would be a search, not a fall-back.
@@ -41,17 +42,13 @@ const LOAD_EPSILON: f64 = 1.0;
 /// Requests under way at a peer below which it is never overloaded.
 const LOAD_MIN: u64 = 128;
 
-/// After a change of members, so many misses in a row ask who owned the object before and hear that it
-/// is not there, until nobody is asked any more: it is then a cold cache, not a handover.
-const HANDOVER_TRIES: u32 = 64;
-
 /// What is counted of reads; those of single peers are counted there.
 #[derive(Debug, Default)]
 pub(crate) struct LinkCounters {
     /// Reads answered by a peer.
     pub(crate) from_peers: AtomicU64,
     pub(crate) bytes_from_peers: AtomicU64,
-    /// Of those, from the owner before this node.
+    /// Of those, from a node that had them before this one, which owns them.
     pub(crate) handed_over: AtomicU64,
     /// Reads of what another node owns that went to the bucket.
     pub(crate) fell_back: AtomicU64,
@@ -66,33 +63,7 @@ pub(crate) struct Joined {
     pub(crate) marks: Arc<Marks>,
     pub(crate) local_copies: LocalCopies,
     pub(crate) counters: LinkCounters,
-    pub(crate) handover: Handover,
-}
-
-/// Whether a miss on what this node owns may be at the node that owned it before.
-#[derive(Debug, Default)]
-pub(crate) struct Handover {
-    epoch: AtomicU64,
-    tries: AtomicU32,
-}
-
-impl Handover {
-    fn is_due(&self, epoch: &Epoch) -> bool {
-        if self.epoch.swap(epoch.number(), Ordering::AcqRel) != epoch.number() {
-            self.tries.store(HANDOVER_TRIES, Ordering::Release);
-        }
-        0 < self.tries.load(Ordering::Acquire)
-    }
-
-    fn found(&self) {
-        self.tries.store(HANDOVER_TRIES, Ordering::Release);
-    }
-
-    fn not_found(&self) {
-        let less = |tries: u32| tries.checked_sub(1);
-        // Nothing left to take away is fine.
-        let _ = self.tries.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
-    }
+    pub(crate) handover: Arc<Handover>,
 }
 
 /// See the module's head. Passes everything on until the node has joined a cluster.
@@ -186,7 +157,7 @@ impl Joined {
         for node in &order {
             if *node == self.me {
                 if asked == 0 {
-                    return self.handed_over(&epoch, &order, object, &id, range, priority).await;
+                    return self.handed_over(&epoch, &order, object, range, priority).await;
                 }
                 break;
             }
@@ -255,38 +226,43 @@ impl Joined {
         (!within).then_some(Reason::Full)
     }
 
-    /// This node owns the object and does not have it. If members have changed, who owned it before may
-    /// have it: by placement that is the next candidate, which is asked for no more than what it has.
+    /// This node owns the object and does not have it. Who owned it before, and who stands in for this node
+    /// when it is passed by, may have it; they are asked for no more than what they have (`handover`).
     async fn handed_over(
         &self,
         epoch: &Epoch,
         order: &[NodeId],
         object: &Object,
-        id: &ObjectId,
         range: &Range<u64>,
         priority: Priority,
     ) -> Option<Bytes> {
-        if !self.handover.is_due(epoch) {
-            return None;
-        }
-        let others = order.iter().filter(|node| **node != self.me);
-        let mut peers = others.filter_map(|node| self.peer(epoch, *node));
-        let peer = peers.find(|peer| !peer.health.is_down())?;
-        match read(&peer, object, id, range, priority, true).await {
-            Ok(bytes) => {
-                self.handover.found();
-                self.count(&bytes);
-                self.counters.handed_over.fetch_add(1, Ordering::Relaxed);
-                Some(bytes)
+        self.handover.is_in(epoch.number());
+        let is_up = |node: &NodeId| *node != self.me && self.is_up(epoch, *node);
+        let id = object.id();
+        let before = owner_before(&id, epoch.by_age(), self.me).filter(is_up);
+        let stand_in = order.iter().copied().find(is_up).filter(|node| before != Some(*node));
+        let asked = [(before, &self.handover.before), (stand_in, &self.handover.stand_in)];
+        for (node, credit) in asked {
+            let Some(peer) = node.and_then(|node| self.peer(epoch, node)) else { continue };
+            if !credit.is_due() {
+                continue;
             }
-            Err(fault) => {
-                self.handover.not_found();
-                if fault.reason != Reason::NotCached {
-                    peer.note(&fault);
+            match read(&peer, object, &id, range, priority, true).await {
+                Ok(bytes) => {
+                    credit.found();
+                    self.count(&bytes);
+                    self.counters.handed_over.fetch_add(1, Ordering::Relaxed);
+                    return Some(bytes);
                 }
-                None
+                Err(fault) => {
+                    credit.in_vain();
+                    if fault.reason != Reason::NotCached {
+                        peer.note(&fault);
+                    }
+                }
             }
         }
+        None
     }
 }
 

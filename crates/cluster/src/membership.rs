@@ -18,7 +18,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::placement::{NodeId, Weighted};
+use crate::placement::{Aged, NodeId, Weighted};
 
 /// A node of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +29,9 @@ pub struct Member {
     pub quota_bytes: u64,
     /// `HOST:PORT` as configured; empty for this node itself.
     pub address: Arc<str>,
+    /// Since when its cache has existed, as it said first, in milliseconds of this node's monotonic clock;
+    /// negative: before that began.
+    pub since_ms: i64,
 }
 
 /// The members at one time.
@@ -37,6 +40,7 @@ pub struct Epoch {
     number: u64,
     members: Vec<Member>,
     weights: Vec<Weighted>,
+    by_age: Vec<Aged>,
 }
 
 impl Epoch {
@@ -47,7 +51,10 @@ impl Epoch {
         members.dedup_by_key(|member| member.node);
         let weight = |it: &Member| Weighted { node: it.node, weight: it.quota_bytes };
         let weights = members.iter().map(weight).collect();
-        Self { number, members, weights }
+        let aged = |it: &Member| Aged { node: weight(it), since_ms: it.since_ms };
+        let mut by_age: Vec<_> = members.iter().map(aged).collect();
+        by_age.sort_by_key(|it| (it.since_ms, it.node.node));
+        Self { number, members, weights, by_age }
     }
 
     /// Counts this node's epochs, from 1.
@@ -66,6 +73,12 @@ impl Epoch {
     #[must_use]
     pub fn weights(&self) -> &[Weighted] {
         &self.weights
+    }
+
+    /// The same, the oldest cache first.
+    #[must_use]
+    pub fn by_age(&self) -> &[Aged] {
+        &self.by_age
     }
 
     /// The member with this id.
@@ -107,14 +120,14 @@ pub struct Roster {
 impl Roster {
     /// Of this node alone: epoch 1.
     #[must_use]
-    pub fn new(me: NodeId, quota_bytes: u64) -> Self {
-        let member = Member { node: me, quota_bytes, address: "".into() };
+    pub fn new(me: NodeId, quota_bytes: u64, since_ms: i64) -> Self {
+        let member = Member { node: me, quota_bytes, address: "".into(), since_ms };
         Self { epoch: watch::Sender::new(Arc::new(Epoch::new(1, vec![member]))), me }
     }
 
     /// The node that answers at `address` is this one. A new epoch if that is news: who answered there
     /// before is no member any more, unless it answers elsewhere. True if it was.
-    pub fn heard(&self, address: &Arc<str>, node: NodeId, quota_bytes: u64) -> bool {
+    pub fn heard(&self, address: &Arc<str>, node: NodeId, quota_bytes: u64, since_ms: i64) -> bool {
         self.epoch.send_if_modified(|epoch| {
             if let Some(known) = epoch.member(node)
                 && (node == self.me || known.quota_bytes == quota_bytes)
@@ -124,12 +137,12 @@ impl Roster {
             }
             let stays = |it: &&Member| it.address != *address && it.node != node;
             let mut members: Vec<_> = epoch.members.iter().filter(stays).cloned().collect();
-            let address = match epoch.member(node) {
+            let (address, since_ms) = match epoch.member(node) {
                 // Listed under two names: the first one is as good.
-                Some(known) => Arc::clone(&known.address),
-                None => Arc::clone(address),
+                Some(known) => (Arc::clone(&known.address), known.since_ms),
+                None => (Arc::clone(address), since_ms),
             };
-            members.push(Member { node, quota_bytes, address });
+            members.push(Member { node, quota_bytes, address, since_ms });
             *epoch = Arc::new(Epoch::new(epoch.number + 1, members));
             true
         })
@@ -171,23 +184,26 @@ mod tests {
 
     #[test]
     fn members_are_those_that_were_heard_of_and_each_change_is_an_epoch() {
-        let roster = Roster::new(NodeId(5), 100);
+        let roster = Roster::new(NodeId(5), 100, 0);
+        let heard = |address: &Arc<str>, node, quota_bytes| {
+            roster.heard(address, NodeId(node), quota_bytes, -7)
+        };
         let (a, b, c): (Arc<str>, Arc<str>, Arc<str>) = ("a:1".into(), "b:1".into(), "c:1".into());
         let number = || roster.current().number();
         assert_eq!((number(), addresses(&roster)), (1, vec![(5, 100, String::new())]));
-        assert!(roster.heard(&a, NodeId(1), 200));
-        assert!(!roster.heard(&a, NodeId(1), 200), "no news");
-        assert!(!roster.heard(&b, NodeId(1), 200), "the same node under another name");
+        assert!(heard(&a, 1, 200));
+        assert!(!heard(&a, 1, 200), "no news");
+        assert!(!heard(&b, 1, 200), "the same node under another name");
         assert_eq!(number(), 2);
-        assert!(roster.heard(&a, NodeId(1), 300), "more quota");
-        assert!(roster.heard(&c, NodeId(9), 100));
+        assert!(heard(&a, 1, 300), "more quota");
+        assert!(heard(&c, 9, 100));
         let known = [(1, 300, "a:1".into()), (5, 100, String::new()), (9, 100, "c:1".into())];
         assert_eq!((number(), addresses(&roster)), (4, known.to_vec()));
         // Another node answers there: its cache was emptied, or the machine replaced.
-        assert!(roster.heard(&c, NodeId(7), 100));
+        assert!(heard(&c, 7, 100));
         assert_eq!(addresses(&roster)[2], (7, 100, "c:1".into()));
         assert_eq!(roster.current().members().len(), 3);
-        assert!(!roster.heard(&b, NodeId(5), 1), "ourselves, whatever it says");
+        assert!(!heard(&b, 5, 1), "ourselves, whatever it says");
     }
 
     #[test]
@@ -196,6 +212,7 @@ mod tests {
             node: NodeId(node),
             quota_bytes,
             address: address.into(),
+            since_ms: 0,
         };
         let mine = Epoch::new(3, vec![member(1, 10, ""), member(2, 20, "b:1")]);
         let theirs = Epoch::new(9, vec![member(2, 20, ""), member(1, 10, "a:1")]);

@@ -43,6 +43,8 @@ pub struct ClusterConfig {
     pub version: String,
     /// What this node may keep, in bytes: its weight.
     pub quota_bytes: u64,
+    /// How long its cache has existed.
+    pub age: Duration,
     /// Where peers reach this node.
     pub listen: SocketAddr,
     /// `HOST:PORT` of every node, this one included under whatever name; or `dns://NAME:PORT`, whose

@@ -63,7 +63,10 @@ const PING_EVERY: Duration = Duration::from_secs(5);
 /// Who we are, as told in every hello.
 #[derive(Debug)]
 pub(crate) struct Me {
+    /// Without the age, which changes.
     pub(crate) hello: HelloAnswer,
+    /// See [`crate::membership::Member::since_ms`].
+    pub(crate) since_ms: i64,
     pub(crate) token: Option<Token>,
 }
 
@@ -78,6 +81,19 @@ pub(crate) struct World {
     pub(crate) runtime: Handle,
     /// See [`crate::ClusterConfig::answer_max`].
     pub(crate) answer_max: Duration,
+}
+
+impl World {
+    /// Milliseconds of the node's monotonic clock.
+    pub(crate) fn now_ms(&self) -> i64 {
+        i64::try_from(self.clock.monotonic().as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// What this node says to a hello.
+    pub(crate) fn hello(&self) -> HelloAnswer {
+        let age_ms = u64::try_from(self.now_ms().saturating_sub(self.me.since_ms)).unwrap_or(0);
+        HelloAnswer { age_ms: Some(age_ms), ..self.me.hello.clone() }
+    }
 }
 
 /// Counters of one peer.
@@ -393,9 +409,10 @@ impl Peer {
     }
 
     fn our_hello(&self, nonce: String, proof: Option<String>) -> Hello {
-        let HelloAnswer { wire, version, node, instance, quota_bytes } =
+        let HelloAnswer { wire, version, node, instance, quota_bytes, .. } =
             self.world.me.hello.clone();
-        Hello { wire, version, node, instance, quota_bytes, nonce, proof }
+        let passed_by = self.health.is_down();
+        Hello { wire, version, node, instance, quota_bytes, nonce, proof, passed_by }
     }
 
     async fn post(&self, sender: &mut Sender, hello: &Hello) -> Result<(StatusCode, Bytes), Fault> {

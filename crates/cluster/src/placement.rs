@@ -52,6 +52,22 @@ pub struct Weighted {
     pub weight: u64,
 }
 
+/// A node, and since when it may have owned anything.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Aged {
+    /// The node.
+    pub node: Weighted,
+    /// On one clock for all of them, in milliseconds; negative: before that clock began.
+    pub since_ms: i64,
+}
+
+/// Who owned an object for a shorter time than this has nothing of it: nodes that are started together are
+/// heard of within seconds.
+const OWNED_MS_MIN: i64 = 5_000;
+
+/// Beyond an hour a longer time says no more: what is being read has been read by then.
+const OWNED_MS_FULL: i64 = 60 * 60 * 1_000;
+
 /// The finaliser of `SplitMix64` (Steele, Lea and Flood, OOPSLA 2014).
 fn mix(hash: u64) -> u64 {
     let mut z = hash;
@@ -98,6 +114,39 @@ pub fn candidates(id: &ObjectId, nodes: &[Weighted]) -> Vec<NodeId> {
     let mut scored: Vec<_> = nodes.iter().map(|it| (score(id, it), it.node)).collect();
     scored.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(b.1.cmp(&a.1)));
     scored.into_iter().map(|(_, node)| node).collect()
+}
+
+/// Who owned the object before `me` came and most probably has it: among those that did, one after the other as
+/// each was the youngest, the one that did for the longest time; of several for an hour or more, the last.
+/// `None`: `me` is among the first, or all came at nearly the same time.
+///
+/// - `by_age`: all nodes, the oldest first. Who has left is of no interest: nobody can ask it.
+///
+/// Several nodes may join at once, and then the next candidate may be as new as `me`. Cost: as [`owner`].
+#[must_use]
+pub fn owner_before(id: &ObjectId, by_age: &[Aged], me: NodeId) -> Option<NodeId> {
+    let mut owner: Option<(f64, NodeId, i64)> = None;
+    let mut longest: Option<(i64, NodeId)> = None;
+    for Aged { node: it, since_ms } in by_age {
+        let score = score(id, it);
+        let takes_over = owner.is_none_or(|(highest, node, _)| {
+            score.total_cmp(&highest).then(it.node.cmp(&node)).is_gt()
+        });
+        if !takes_over && it.node != me {
+            continue;
+        }
+        if let Some((_, node, from_ms)) = owner {
+            let owned_ms = since_ms.saturating_sub(from_ms).min(OWNED_MS_FULL);
+            if OWNED_MS_MIN <= owned_ms && longest.is_none_or(|(most, _)| most <= owned_ms) {
+                longest = Some((owned_ms, node));
+            }
+        }
+        if it.node == me {
+            break;
+        }
+        owner = Some((score, it.node, *since_ms));
+    }
+    longest.map(|(_, node)| node)
 }
 
 /// True if a node may take one more request: its load stays within `1 + epsilon` times its share of

@@ -24,6 +24,7 @@ use hyper::body::Frame;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::ask::Desk;
+use crate::handover::Handover;
 use crate::load::Loads;
 use crate::marks::Marks;
 use crate::parts::{BodyError, Guest, PortBody, within};
@@ -59,6 +60,7 @@ pub(crate) struct Serve {
     pub(crate) index: Arc<dyn ObjectIndex>,
     pub(crate) mounted: Vec<(SourceId, String)>,
     pub(crate) marks: Arc<Marks>,
+    pub(crate) handover: Arc<Handover>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) room: Arc<Semaphore>,
     pub(crate) served: Served,
@@ -146,9 +148,11 @@ impl Serve {
     ) -> Result<Ready, ItemFault> {
         let fault = |kind, message: String| ItemFault { kind, message };
         let (object, id, range) = item?;
-        if only_cached && !self.index.contains(&id) {
+        if only_cached && !self.index.has(&id, &range) {
             return Err(fault(FaultKind::NotCached, "not here".into()));
         }
+        // It is another node's from now on: nothing is to be read ahead of it here, nor counted as used.
+        let priority = if only_cached { Priority::Fill } else { priority };
         let units = (range.end - range.start).div_ceil(UNIT_BYTES);
         let units = u32::try_from(units).expect("an item is at most a page");
         let room = Arc::clone(&self.room).acquire_many_owned(units);

@@ -295,8 +295,10 @@ async fn answer(
         Some(guest) if !is_of_peer && state.is_guest(world) => guest.answer(request).await,
         Some(_) if !is_of_peer => {
             let most = Kind::Guest.seats_max();
-            let message = format!("{most} connections of clients are open here already: close some, \
-                let clients open fewer, or ask another node");
+            let message = format!(
+                "{most} connections of clients are open here already: close some, \
+                let clients open fewer, or ask another node"
+            );
             refuse(StatusCode::SERVICE_UNAVAILABLE, message)
         }
         _ => with_version(answer_peer(state, serve, world, request).await),
@@ -336,7 +338,7 @@ async fn answer_peer(
     }
     if is_hello {
         return match body::<Hello>(world, request).await {
-            Ok(hello) => greet(state, world, &hello),
+            Ok(hello) => greet(state, serve, world, &hello),
             Err(refusal) => refusal,
         };
     }
@@ -382,10 +384,11 @@ fn framed(frames: Result<PortBody, String>) -> Response<PortBody> {
 }
 
 /// Lets a peer in, or wants a proof first.
-fn greet(state: &Connection, world: &World, hello: &Hello) -> Response<PortBody> {
-    let Some(token) = &world.me.token else { return welcome(state, world) };
+fn greet(state: &Connection, serve: &Serve, world: &World, hello: &Hello) -> Response<PortBody> {
+    let welcome = || welcome(state, serve, world, hello);
+    let Some(token) = &world.me.token else { return welcome() };
     if state.is_let_in.load(Ordering::Acquire) {
-        return welcome(state, world);
+        return welcome();
     }
     let Some(theirs) = from_hex(&hello.nonce) else {
         return refuse(StatusCode::BAD_REQUEST, "a hello has a nonce of 64 hexadecimal digits");
@@ -393,7 +396,7 @@ fn greet(state: &Connection, world: &World, hello: &Hello) -> Response<PortBody>
     let challenged = state.nonce.lock().take();
     if let (Some(proof), Some(ours)) = (&hello.proof, challenged) {
         if token.is_proof(End::Client, &theirs, &ours, proof) {
-            return welcome(state, world);
+            return welcome();
         }
         if state.is_worth_a_line(world) {
             let (from, node) = (state.from, hello.node);
@@ -408,14 +411,17 @@ fn greet(state: &Connection, world: &World, hello: &Hello) -> Response<PortBody>
 }
 
 /// Lets a node in that has shown to be one.
-fn welcome(state: &Connection, world: &World) -> Response<PortBody> {
+fn welcome(state: &Connection, serve: &Serve, world: &World, hello: &Hello) -> Response<PortBody> {
     if !state.seat.change(Kind::Node) {
         let most = Kind::Node.seats_max();
         let message = format!("{most} connections of nodes are open here already");
         return refuse(StatusCode::SERVICE_UNAVAILABLE, message);
     }
     state.is_let_in.store(true, Ordering::Release);
-    json(StatusCode::OK, &world.me.hello)
+    if hello.passed_by {
+        serve.handover.was_passed_by();
+    }
+    json(StatusCode::OK, &world.hello())
 }
 
 /// The body of a request, or why not.

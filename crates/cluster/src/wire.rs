@@ -77,6 +77,9 @@ pub struct Hello {
     /// That it knows the token; see `token`.
     #[serde(default)]
     pub proof: Option<String>,
+    /// The node that says this has passed the other one by until now: what that one owns, others were asked for.
+    #[serde(default)]
+    pub passed_by: bool,
 }
 
 /// The other end does so.
@@ -92,6 +95,9 @@ pub struct HelloAnswer {
     pub instance: u64,
     /// What it may keep, in bytes: its weight.
     pub quota_bytes: u64,
+    /// How long its cache has existed, in milliseconds; an older version does not say.
+    #[serde(default)]
+    pub age_ms: Option<u64>,
 }
 
 /// The other end wants a proof first, and gives its own.

@@ -134,6 +134,13 @@ pub trait ObjectIndex: fmt::Debug + Send + Sync {
     /// True if the object is complete here. Memory only.
     fn contains(&self, id: &ObjectId) -> bool;
 
+    /// True if these bytes of the object are here, though others may be missing. Memory only. An index that
+    /// knows nothing of parts may leave it.
+    fn has(&self, id: &ObjectId, range: &Range<u64>) -> bool {
+        let _ = range;
+        self.contains(id)
+    }
+
     /// Marks an object used without opening it. Memory only.
     fn touch(&self, id: &ObjectId);
 

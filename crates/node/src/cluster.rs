@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use feedline_cluster::{
     Cluster, ClusterConfig, ClusterParts, Entropy, Etcd, Link, NodeId, Sources, Tcp, Tls,
@@ -43,8 +44,10 @@ pub(crate) async fn join(
     let s3 = s3::endpoint(config, settings, &secrets, chain, clock, tasks);
     let entropy = Entropy::new(random);
     let quota_bytes = chain.cache.stats().dirs.iter().map(|dir| dir.quota_bytes).sum();
+    let state_dir = chain::state_dir(config)?;
     let cluster = ClusterConfig {
-        node: node_id(&chain::state_dir(config)?)?,
+        node: node_id(&state_dir)?,
+        age: cache_age(&state_dir, &**clock),
         instance: random_number(),
         version: env!("CARGO_PKG_VERSION").into(),
         quota_bytes,
@@ -118,6 +121,14 @@ fn node_id(state_dir: &Path) -> Result<NodeId, StartError> {
     let id = NodeId(random_number());
     files::replace(&file, format!("{id}\n").as_bytes(), true).map_err(failed)?;
     Ok(id)
+}
+
+/// How long the node has had its id, which is as old as its cache. After a clock that went wrong it may be off:
+/// then a question to another node is in vain.
+fn cache_age(state_dir: &Path, clock: &dyn Clock) -> Duration {
+    let drawn = fs::metadata(state_dir.join("node-id")).and_then(|file| file.modified()).ok();
+    let drawn = drawn.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+    drawn.map_or(Duration::ZERO, |at| Duration::from_millis(clock.unix_ms()).saturating_sub(at))
 }
 
 /// Drawn anew each time.

@@ -36,6 +36,8 @@ pub(crate) struct Disk {
     quota_bytes: u64,
     used_bytes: u64,
     inserts: u64,
+    /// When it was first used; not yet, if none.
+    made_at: Option<Duration>,
     kept: BTreeMap<usize, Kept>,
     trace: Trace,
 }
@@ -43,13 +45,19 @@ pub(crate) struct Disk {
 impl Disk {
     pub(crate) fn new(node: usize, quota_bytes: u64, trace: Trace) -> Self {
         let kept = BTreeMap::new();
-        Self { node, quota_bytes, used_bytes: 0, inserts: 0, kept, trace }
+        Self { node, quota_bytes, used_bytes: 0, inserts: 0, made_at: None, kept, trace }
     }
 
     /// All is lost.
     pub(crate) fn wipe(&mut self) {
         self.kept.clear();
         self.used_bytes = 0;
+        self.made_at = None;
+    }
+
+    /// How old it is when it is used now.
+    pub(crate) fn age(&mut self, now: Duration) -> Duration {
+        now - *self.made_at.get_or_insert(now)
     }
 
     /// Another quota: what is too much goes.
@@ -318,6 +326,11 @@ impl ObjectIndex for Served {
         let Some(place) = self.cache.by_id.get(id) else { return false };
         let pages = self.cache.bucket.contents[*place].pages();
         self.cache.disk.lock().is_complete(*place, pages)
+    }
+
+    fn has(&self, id: &ObjectId, range: &Range<u64>) -> bool {
+        let Some(place) = self.cache.by_id.get(id) else { return false };
+        pages_of(range).all(|page| self.cache.has_page((*place, page)))
     }
 
     fn touch(&self, _: &ObjectId) {}

@@ -101,6 +101,7 @@ impl Node {
             instance: self.rng.next(),
             version: "sim".into(),
             quota_bytes: self.quota_bytes,
+            age: self.disk.lock().age(self.clock.sim.now()),
             listen: common.addresses[self.place],
             peers: common.addresses.iter().map(ToString::to_string).collect(),
             token: common.has_token.then(|| Token::read(token).expect("long enough")),

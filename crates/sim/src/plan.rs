@@ -165,6 +165,12 @@ impl Plan {
     /// to 8 s of patience for the request and as much for the answer. A peer that waits for a bucket in
     /// trouble is waited for as long as that lasts, 20 s, before the reader does the same.
     pub(crate) fn wait_max(&self) -> Duration {
+        let is_well = self.bucket_ms.1 < 1_000 && !self.has_bucket_troubles();
+        Duration::from_secs(if is_well { 32 } else { 60 })
+    }
+
+    /// True if the bucket does not always answer as it should.
+    pub(crate) fn has_bucket_troubles(&self) -> bool {
         let is_bucket = |(_, fault): &(Duration, Fault)| {
             matches!(
                 fault,
@@ -174,8 +180,7 @@ impl Plan {
                     | Fault::Refuse { .. }
             )
         };
-        let is_well = self.bucket_ms.1 < 1_000 && !self.faults.iter().any(is_bucket);
-        Duration::from_secs(if is_well { 32 } else { 60 })
+        self.faults.iter().any(is_bucket)
     }
 
     /// One of this kind.

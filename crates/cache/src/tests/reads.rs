@@ -195,3 +195,21 @@ async fn an_empty_object_is_read_without_the_store_and_takes_no_record() {
     assert_eq!(cache.cached_bytes(&object.id()), 0);
     assert_eq!((bench.source.reads_total(), cache.stats().objects()), (0, 0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_here_of_a_large_object_is_told_page_by_page() {
+    let bench = Bench::new();
+    let object = bench.source.insert_seeded("big", 7, 4 * PAGE_BYTES);
+    let cache = bench.open(QUOTA);
+    read(&cache, &object, 3 * PAGE_BYTES..3 * PAGE_BYTES + 5).await;
+    settled(&cache).await;
+    let has = |range| cache.has(&object.id(), &range);
+    assert!(has(3 * PAGE_BYTES..4 * PAGE_BYTES) && has(4 * PAGE_BYTES - 9..4 * PAGE_BYTES));
+    assert!(!has(0..5) && !has(2 * PAGE_BYTES..4 * PAGE_BYTES));
+    assert!(!cache.contains(&object.id()));
+    expect_whole(&cache, &object, 7).await;
+    settled(&cache).await;
+    assert!(has(0..4 * PAGE_BYTES));
+    let never = bench.source.insert_seeded("never", 8, 10);
+    assert!(!cache.has(&never.id(), &(0..10)));
+}

@@ -147,3 +147,128 @@ fn load_is_bounded_by_the_share_and_some_node_may_always_take_more() {
         assert!(loads.iter().any(|load| within(*load, total)), "{loads:?}");
     }
 }
+
+/// Numbers that look random, the same on every run.
+fn numbers(seed: u64) -> impl Iterator<Item = u64> {
+    (0..).map(move |at: u64| mix(mix(seed) ^ at))
+}
+
+/// 2 to 64 nodes of very different weights.
+fn any_nodes(seed: u64) -> Vec<Weighted> {
+    let mut numbers = numbers(seed);
+    let count = 2 + numbers.next().unwrap() % 63;
+    let node = |number| Weighted { node: NodeId(number), weight: (1 + number % 4_000) * GIB };
+    numbers.take(count as usize).map(node).collect()
+}
+
+#[test]
+fn shares_follow_any_weights_as_far_as_chance_allows() {
+    for seed in 0..20 {
+        let (nodes, objects) = (any_nodes(seed), 20_000);
+        let counts = counts(&nodes, objects);
+        let total: u64 = nodes.iter().map(|it| it.weight).sum();
+        for it in &nodes {
+            let share = objects as f64 * it.weight as f64 / total as f64;
+            let count = *counts.get(&it.node).unwrap_or(&0) as f64;
+            // Five standard deviations of a count.
+            let off = (count - share).abs();
+            assert!(
+                off <= 5.0 * share.sqrt() + 1.0,
+                "seed {seed}, {}: {count} of {share}",
+                it.node
+            );
+        }
+    }
+}
+
+#[test]
+fn two_changes_at_once_move_what_each_of_them_moves_and_nothing_else() {
+    let mut moved = 0;
+    for seed in 0..150 {
+        let all = any_nodes(seed);
+        let pick = |number: u64| all[(mix(seed ^ number) % all.len() as u64) as usize].node;
+        let (a, b) = (pick(1_000), pick(2_000));
+        if a == b || all.len() < 3 {
+            continue;
+        }
+        let but = |gone: &[NodeId]| {
+            all.iter().copied().filter(|it| !gone.contains(&it.node)).collect::<Vec<_>>()
+        };
+        // One joins while another leaves; two join; read backwards, two leave.
+        for (before, after) in [(but(&[a]), but(&[b])), (but(&[a, b]), all.clone())] {
+            let joined = |node: &NodeId| before.iter().all(|it| it.node != *node);
+            let left = |node: &NodeId| after.iter().all(|it| it.node != *node);
+            for id in ids(60) {
+                let (old, new) = (candidates(&id, &before), candidates(&id, &after));
+                if old[0] != new[0] {
+                    assert!(
+                        left(&old[0]) || joined(&new[0]),
+                        "seed {seed}: {id} moved for nothing"
+                    );
+                    moved += 1;
+                }
+                let stay = |order: &[NodeId]| {
+                    let stays = |node: &NodeId| !left(node) && !joined(node);
+                    order.iter().copied().filter(stays).collect::<Vec<_>>()
+                };
+                assert_eq!(stay(&old), stay(&new), "seed {seed}: those that stay keep their order");
+            }
+        }
+        // One joins while another's quota grows.
+        let before = but(&[a]);
+        let mut after = all.clone();
+        after.iter_mut().filter(|it| it.node == b).for_each(|it| it.weight *= 2);
+        for id in ids(60) {
+            let (old, new) = (owner(&id, &before), owner(&id, &after));
+            assert!(old == new || [Some(a), Some(b)].contains(&new), "seed {seed}");
+        }
+    }
+    assert!(1_000 < moved, "{moved}");
+}
+
+const DAY_MS: i64 = 24 * 60 * 60 * 1_000;
+
+/// All of them, the oldest first, and for each object that the last one owns: who owned it before, and the
+/// owner among the first so many.
+fn before_the_last(since_ms: &[i64], old: usize) -> Vec<(Option<NodeId>, NodeId)> {
+    let nodes = nodes(&vec![GIB; since_ms.len()]);
+    let by_age = nodes.iter().zip(since_ms);
+    let by_age: Vec<_> =
+        by_age.map(|(node, since_ms)| Aged { node: *node, since_ms: *since_ms }).collect();
+    let me = nodes[since_ms.len() - 1].node;
+    let mine = ids(2_000).filter(|id| owner(id, &nodes) == Some(me));
+    let pairs = mine.map(|id| (owner_before(&id, &by_age, me), owner(&id, &nodes[..old]).unwrap()));
+    pairs.collect()
+}
+
+#[test]
+fn the_owner_before_is_found_however_many_join_at_once() {
+    let old = -DAY_MS;
+    let hours = -3_600_000;
+    for (since_ms, count) in [
+        (vec![old, old + 1, 0], 2),
+        (vec![old, old + 1, 0, 0, 0, 0, 0, 0], 2),
+        // They take a minute to start, and the node that was there first was so for two.
+        (vec![-120_000, 0, 20_000, 40_000, 60_000], 1),
+        // Some joined hours ago: by now they have what they own.
+        (vec![20 * old, 20 * old, 20 * old, 3 * hours, 3 * hours, 0, 1_000, 2_000], 5),
+    ] {
+        let pairs = before_the_last(&since_ms, count);
+        assert!(100 < pairs.len());
+        for (before, expected) in pairs {
+            assert_eq!(before, Some(expected), "{since_ms:?}");
+        }
+    }
+}
+
+#[test]
+fn nodes_that_start_together_have_no_owner_before() {
+    for since_ms in [vec![0], vec![0, 1_000, 2_500], vec![-1_000, 0, 0, 0, 500, 700]] {
+        assert!(before_the_last(&since_ms, 1).iter().all(|(before, _)| before.is_none()));
+    }
+    // Nor has who is the oldest; who has gone is not among them.
+    let only = nodes(&[GIB, GIB]);
+    let by_age = [Aged { node: only[0], since_ms: -DAY_MS }, Aged { node: only[1], since_ms: 0 }];
+    assert!(ids(50).all(|id| owner_before(&id, &by_age, only[0].node).is_none()));
+    assert_eq!(owner_before(&ObjectId([0; 16]), &[], only[0].node), None);
+}

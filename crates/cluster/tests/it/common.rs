@@ -111,6 +111,7 @@ pub(crate) struct Node {
 pub(crate) struct Plan {
     pub(crate) token: Option<&'static str>,
     pub(crate) quota_bytes: u64,
+    pub(crate) age: Duration,
     pub(crate) local_copies: LocalCopies,
     pub(crate) answer_max: Duration,
     pub(crate) serve_bytes_max: u64,
@@ -130,6 +131,7 @@ impl Default for Plan {
         Self {
             token: None,
             quota_bytes: 1 << 30,
+            age: Duration::ZERO,
             local_copies: LocalCopies::Auto,
             answer_max: Duration::from_secs(40),
             serve_bytes_max: 64 << 20,
@@ -175,6 +177,7 @@ impl Plan {
             instance: number * 1_000,
             version: "test".into(),
             quota_bytes: self.quota_bytes,
+            age: self.age,
             listen: address,
             peers: peers.iter().map(ToString::to_string).chain(self.peers.clone()).collect(),
             token: self.token.map(|token| Token::read(token.as_bytes()).unwrap()),
@@ -319,6 +322,7 @@ fn hello(wire: u32) -> Response<Body> {
         instance: 99,
         // Against a node's gigabyte: it owns everything.
         quota_bytes: 1 << 62,
+        age_ms: None,
     };
     let _ = wire;
     Response::new(whole(serde_json::to_vec(&answer).unwrap()))

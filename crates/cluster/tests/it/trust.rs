@@ -66,6 +66,7 @@ impl Stranger {
             quota_bytes: 1,
             nonce: hex(&[7; 32]),
             proof,
+            passed_by: false,
         };
         self.post(HELLO_PATH, WIRE, serde_json::to_vec(&hello).unwrap()).await
     }
