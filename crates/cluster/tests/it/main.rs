@@ -6,6 +6,7 @@ mod circles;
 mod common;
 mod crowd;
 mod etcd;
+mod full;
 mod hostile;
 mod loads;
 mod nodes;
