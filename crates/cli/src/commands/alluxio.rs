@@ -17,7 +17,7 @@ pub(crate) enum Fs {
     /// As `feedline load PATH --wait`.
     #[command(name = "distributedLoad")]
     DistributedLoad(DistributedLoad),
-    /// Whether everything below a path is on this node; the exit code says so.
+    /// Whether everything below a path is in the cluster or, without one, on this node; the exit code says so.
     CheckCached(Where),
 }
 

@@ -2,12 +2,7 @@
 //! with a disk that is full. In each case every byte that is read is right, no read fails, and the
 //! bucket is asked again for a bounded part.
 //!
-//! They need root, and `ip` of iproute2.
-//!
-//! # Deliberately absent
-//!
-//! - A node with a wrong clock. A time namespace moves the monotonic clock alone, and another time of day
-//!   for one process takes a library in front of libc. Nodes compare no times with each other.
+//! They need root, and `ip` of iproute2. A node with a wrong clock, for which no namespace is needed: `cluster`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
