@@ -4,8 +4,8 @@
 //!
 //! The candidates of an object stand in placement's order. Those that are down are passed over, so that
 //! when a node dies each of its objects has one new owner, the same for everybody, and nobody stampedes
-//! the bucket. If this node is the first that is left, the bucket is next; else the first is asked,
-//! then one more, then the bucket.
+//! the bucket. If this node is the first that is left, it asks who may have had the object before (`handover`),
+//! then the bucket; else the first is asked, then one more, then the bucket.
 //!
 //! # Invariants
 //!

@@ -21,6 +21,7 @@
 //! - One flight of a page for each node; in a calm, one request for each page by the whole cluster.
 //! - After a death the bucket is asked again for no more than what the dead node owned or was asked for.
 //! - No read takes longer than a bound (`Plan::wait_max`), all readers finish, and when all is healed all nodes agree again.
+//! - Then everybody reads everything: no page is fetched twice, and none that its owner or the next candidate has.
 //! - Nothing is left when nobody reads: no request, no flight.
 //!
 //! # Reading order
