@@ -73,19 +73,11 @@ impl Cluster {
         let failed = |source| ClusterError::Listen { address: config.listen, source };
         let (net, renewals) = sealed(parts.net, parts.tls.as_ref(), &parts.runtime);
         let listener = net.listen(config.listen).map_err(failed)?;
-        let hello = HelloAnswer {
-            wire: WIRE,
-            version: config.version,
-            node: config.node.0,
-            instance: config.instance,
-            quota_bytes: config.quota_bytes,
-            age_ms: None,
-        };
-        let (version, quota_bytes) = (hello.version.clone(), config.quota_bytes);
-        let age_ms = u64::try_from(config.age.as_millis()).unwrap_or(u64::MAX);
-        let since_ms = since_ms(&*parts.clock, Some(age_ms));
+        let (version, quota_bytes) = (config.version.clone(), config.quota_bytes);
+        let me = me(&config, &*parts.clock);
+        let since_ms = me.since_ms;
         let world = World {
-            me: Arc::new(Me { hello, since_ms, token: config.token }),
+            me: Arc::new(me),
             net,
             timer: ClockTimer::new(Arc::clone(&parts.clock)),
             clock: Arc::clone(&parts.clock),
@@ -224,6 +216,20 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// Who this node is, as it tells others.
+fn me(config: &ClusterConfig, clock: &dyn Clock) -> Me {
+    let hello = HelloAnswer {
+        wire: WIRE,
+        version: config.version.clone(),
+        node: config.node.0,
+        instance: config.instance,
+        quota_bytes: config.quota_bytes,
+        age_ms: None,
+    };
+    let age_ms = u64::try_from(config.age.as_millis()).unwrap_or(u64::MAX);
+    Me { hello, since_ms: since_ms(clock, Some(age_ms)), token: config.token.clone() }
 }
 
 /// The network with TLS over it, if there is a certificate, and what looks for a newer one.
