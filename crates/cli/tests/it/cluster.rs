@@ -250,12 +250,12 @@ fn a_node_that_hangs_is_waited_for_once_and_asked_again_when_it_is_back() {
 fn a_node_with_a_wrong_clock_fetches_what_it_owns_and_serves_it() {
     let sandbox = Sandbox::new();
     let mut cluster = Cluster::of_files(&sandbox, FILES, 20_000);
-    (cluster.test, cluster.quota) = (5, "512MiB");
+    (cluster.test, cluster.quota) = (11, "512MiB");
     (0..2).for_each(|node| cluster.mount(node));
     // Three hours ahead: the bucket refuses what is signed with that time, as S3 does.
     let dir = sandbox.path("cache-2");
     let cache = format!("{}:512MiB", dir.display());
-    let addresses = [0, 1, 2].map(|node| address(5, node));
+    let addresses = [0, 1, 2].map(|node| address(11, node));
     let mut mount = cluster.command(2, &cache, &addresses, &[]);
     // The library of Debian's faketime; `faketime` itself waits for the daemon that stays.
     mount.env("LD_PRELOAD", "/usr/$LIB/faketime/libfaketimeMT.so.1").env("FAKETIME", "+3h");

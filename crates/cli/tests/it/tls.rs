@@ -10,8 +10,8 @@ use crate::cluster::{Cluster, FILES, NODES, address};
 use crate::s3::python;
 use crate::sandbox::{KEYS, PATIENCE, Ran, Sandbox, content, wait_until, wait_within};
 
-/// Tests of `cluster`, `cluster_load` and `s3` have the numbers before these.
-const TESTS_BEFORE: usize = 20;
+/// Other tests of clusters have the numbers before these, and `cluster_load` those from 60.
+const TESTS_BEFORE: usize = 50;
 
 /// A directory that holds what cert-manager writes for a node, and no more.
 fn secrets(sandbox: &Sandbox, name: &str) -> std::path::PathBuf {
