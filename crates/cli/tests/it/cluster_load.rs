@@ -99,6 +99,23 @@ fn the_files_of_a_node_that_is_down_go_to_those_that_follow() {
 }
 
 #[test]
+fn empty_files_are_cached_wherever_they_belong() {
+    let sandbox = Sandbox::new();
+    let cluster = Cluster::start(&sandbox, 60, &["--fill", "off"]);
+    let empty: Vec<_> = (0..12).map(|at| format!("set/c{}/empty-{at}", at % 3)).collect();
+    empty.iter().for_each(|key| drop(sandbox.sim.put_object("b", key, "")));
+    for replicas in ["1", "2"] {
+        let done = load(&sandbox, &cluster, 0, &["--wait", "--replicas", replicas]);
+        let files = FILES + empty.len();
+        assert_eq!((&done["state"], &done["files"]), (&"done".into(), &files.into()), "{done:#}");
+        assert_eq!((&done["failed"], &done["loaded"]), (&0.into(), &FILES.into()), "{done:#}");
+        assert!(done["passed_by"].as_object().unwrap().is_empty(), "{done:#}");
+    }
+    assert_eq!(sandbox.sim.stats().get, FILES as u64);
+    end(&sandbox, &cluster, 0..NODES);
+}
+
+#[test]
 fn a_node_that_dies_during_a_load_is_passed_by_and_the_load_ends_well() {
     let sandbox = Sandbox::new();
     let cluster = Cluster::start(&sandbox, 8, &["--fill", "off"]);
