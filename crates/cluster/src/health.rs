@@ -51,6 +51,8 @@ struct State {
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     is_down: AtomicBool,
+    /// How often it was passed by.
+    falls: AtomicU64,
     patience_ms: AtomicU64,
     state: Mutex<State>,
     changed: Notify,
@@ -69,6 +71,11 @@ impl Health {
     /// True if the peer is passed by.
     pub(crate) fn is_down(&self) -> bool {
         self.is_down.load(Ordering::Acquire)
+    }
+
+    /// How often it was passed by so far.
+    pub(crate) fn falls(&self) -> u64 {
+        self.falls.load(Ordering::Acquire)
     }
 
     /// How long it may be silent.
@@ -116,6 +123,7 @@ impl Health {
         state.hold = if soon { (state.hold * 2).max(hold).min(HOLD_MAX) } else { hold };
         state.until = now + state.hold;
         drop(state);
+        self.falls.fetch_add(1, Ordering::AcqRel);
         self.changed.notify_waiters();
         true
     }
@@ -203,6 +211,7 @@ mod tests {
             assert!(health.greeted(now));
         }
         assert!(holds.is_sorted_by(|a, b| a < b), "{holds:?}");
+        assert_eq!(health.falls(), 4);
         now += s(100);
         health.failed(&dead, now);
         assert_eq!(health.due().unwrap() - now, holds[0], "forgiven");

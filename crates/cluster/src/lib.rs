@@ -27,7 +27,7 @@
 //! # Reading order
 //!
 //! [`placement`], [`membership`], `sources`, `book` and `greeters` (how members are found: `dns`, `etcd`; `facts`: what etcd holds besides), `link` (one read, followed), `handover`, `batch`, `peer` and
-//! `answer` (asking), `health`, `server`, `seats`, `seldom` and `serve` (answering), `load` (files brought in by their owners), `ask` (all other questions), `marks`, [`wire`],
+//! `answer` (asking), `health`, `server`, `seats`, `seldom` and `serve` (answering), `load` (files brought in by their owners), `roll` (whether one of them was lost), `ask` (all other questions), `marks`, [`wire`],
 //! `token`, `tls`, `net` and `timer` (the world); `cluster` puts them together.
 
 mod answer;
@@ -52,6 +52,7 @@ mod parts;
 mod peer;
 mod peers;
 pub mod placement;
+mod roll;
 mod seats;
 mod seldom;
 mod serve;
@@ -74,6 +75,7 @@ pub use load::{LoadPlace, Loads};
 pub use net::{Accepted, Client, Listener, Net, Opened, Stream, Tcp};
 pub use parts::{BodyError, ClusterConfig, ClusterParts, Entropy, Guest, LocalCopies, PortBody};
 pub use placement::NodeId;
+pub use roll::Roll;
 pub use sources::{Announcement, Found, Heard, Source, SourceStatus, Sources};
 pub use tls::{Tls, TlsFiles, TlsStatus};
 pub use token::{TOKEN_BYTES_MIN, Token};

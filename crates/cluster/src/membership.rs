@@ -38,6 +38,7 @@ pub struct Member {
 #[derive(Debug)]
 pub struct Epoch {
     number: u64,
+    departures: u64,
     members: Vec<Member>,
     weights: Vec<Weighted>,
     by_age: Vec<Aged>,
@@ -54,13 +55,25 @@ impl Epoch {
         let aged = |it: &Member| Aged { node: weight(it), since_ms: it.since_ms };
         let mut by_age: Vec<_> = members.iter().map(aged).collect();
         by_age.sort_by_key(|it| (it.since_ms, it.node.node));
-        Self { number, members, weights, by_age }
+        Self { number, departures: 0, members, weights, by_age }
+    }
+
+    /// The one after this, so many of whose members are not in it any more.
+    fn next(&self, members: Vec<Member>, departures: usize) -> Arc<Self> {
+        let departures = self.departures + departures as u64;
+        Arc::new(Self { departures, ..Self::new(self.number + 1, members) })
     }
 
     /// Counts this node's epochs, from 1.
     #[must_use]
     pub fn number(&self) -> u64 {
         self.number
+    }
+
+    /// Members that have left up to this one, each time one does.
+    #[must_use]
+    pub fn departures(&self) -> u64 {
+        self.departures
     }
 
     /// Sorted by node.
@@ -137,13 +150,15 @@ impl Roster {
             }
             let stays = |it: &&Member| it.address != *address && it.node != node;
             let mut members: Vec<_> = epoch.members.iter().filter(stays).cloned().collect();
+            let left = epoch.members.len() - members.len();
+            let departures = left - usize::from(epoch.member(node).is_some());
             let (address, since_ms) = match epoch.member(node) {
                 // Listed under two names: the first one is as good.
                 Some(known) => (Arc::clone(&known.address), known.since_ms),
                 None => (Arc::clone(address), since_ms),
             };
             members.push(Member { node, quota_bytes, address, since_ms });
-            *epoch = Arc::new(Epoch::new(epoch.number + 1, members));
+            *epoch = epoch.next(members, departures);
             true
         })
     }
@@ -156,7 +171,8 @@ impl Roster {
             if members.len() == epoch.members.len() {
                 return false;
             }
-            *epoch = Arc::new(Epoch::new(epoch.number + 1, members));
+            let departures = epoch.members.len() - members.len();
+            *epoch = epoch.next(members, departures);
             true
         })
     }
@@ -202,8 +218,11 @@ mod tests {
         // Another node answers there: its cache was emptied, or the machine replaced.
         assert!(heard(&c, 7, 100));
         assert_eq!(addresses(&roster)[2], (7, 100, "c:1".into()));
+        assert_eq!(roster.current().departures(), 1, "the one before it");
         assert_eq!(roster.current().members().len(), 3);
         assert!(!heard(&b, 5, 1), "ourselves, whatever it says");
+        assert!(roster.gone("a:1") && !roster.gone("a:1"));
+        assert_eq!(roster.current().departures(), 2);
     }
 
     #[test]

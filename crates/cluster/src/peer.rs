@@ -29,6 +29,7 @@ use crate::health::Health;
 use crate::load::LoadAnswer;
 use crate::net::Net;
 use crate::parts::{Entropy, OnRuntime, within};
+use crate::roll::Lives;
 use crate::timer::ClockTimer;
 use crate::token::{End, Token};
 use crate::wire::{
@@ -132,6 +133,7 @@ pub(crate) struct Peer {
     turn: AtomicUsize,
     permits: Arc<Semaphore>,
     pub(crate) health: Health,
+    pub(crate) lives: Lives,
     pub(crate) counters: Counters,
 }
 
@@ -144,6 +146,7 @@ impl Peer {
             turn: AtomicUsize::new(0),
             permits: Arc::new(Semaphore::new(REQUESTS_MAX)),
             health: Health::default(),
+            lives: Lives::default(),
             counters: Counters::default(),
         }
     }
@@ -178,6 +181,7 @@ impl Peer {
                 && !line.sender.is_closed()
                 && let Ok(answer) = self.hello_again(&mut line.sender).await
             {
+                self.lives.met(answer.instance);
                 return Ok(answer);
             }
             let mut slot = self.lines[0].lock().await;
@@ -364,6 +368,7 @@ impl Peer {
             }
         });
         let answer = self.hello(&mut sender).await?;
+        self.lives.met(answer.instance);
         Ok(Line { sender, answer })
     }
 

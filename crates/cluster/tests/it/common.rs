@@ -122,6 +122,8 @@ pub(crate) struct Plan {
     pub(crate) sources: Sources,
     /// Besides the addresses that are given at the start.
     pub(crate) peers: Vec<String>,
+    /// Of the processes that a node has been.
+    pub(crate) life: u64,
     /// The real one, if none.
     pub(crate) clock: Option<Arc<dyn Clock>>,
 }
@@ -140,6 +142,7 @@ impl Default for Plan {
             tls: None,
             sources: Sources::default(),
             peers: Vec::new(),
+            life: 0,
             clock: None,
         }
     }
@@ -174,7 +177,7 @@ impl Plan {
         });
         let config = ClusterConfig {
             node: NodeId(number),
-            instance: number * 1_000,
+            instance: number * 1_000 + self.life,
             version: "test".into(),
             quota_bytes: self.quota_bytes,
             age: self.age,

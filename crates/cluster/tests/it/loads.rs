@@ -208,3 +208,32 @@ async fn a_node_that_left_and_came_back_at_its_address_is_told_again() {
     let told: [Vec<String>; 2] = [told(&told_before), told(&told_after)];
     assert_eq!(told, [["o/1"], ["o/3"]]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_roll_call_finds_out_who_died_or_began_anew_while_nobody_asked() {
+    let [a, b, c] = addresses::<3>();
+    let bucket = MemorySource::new(SOURCE);
+    let start = |life, number, at| {
+        let plan = Plan { life, ..Plan::default() };
+        plan.start(number, at, &[], Arc::clone(&bucket) as _)
+    };
+    let (second, third) = (start(0, 2, b), start(0, 3, c));
+    // Its time stands still: nobody is greeted in the background.
+    let plan = Plan { clock: Some(FakeClock::new().shared()), ..Plan::default() };
+    let first = plan.start(1, a, &[b, c], Arc::clone(&bucket) as _);
+    first.knows(3).await;
+    let before = first.cluster.roll_call().await;
+    assert_eq!(before.up().collect::<Vec<_>>(), [(NodeId(2), 2_000), (NodeId(3), 3_000)]);
+    assert_eq!(first.cluster.roll_call().await, before);
+    second.cluster.stop();
+    let after = first.cluster.roll_call().await;
+    assert_eq!(after.lost_since(&before), Some(format!("{b} is down")));
+    assert_eq!(after.up().collect::<Vec<_>>(), [(NodeId(3), 3_000)]);
+    assert_eq!(first.cluster.roll_call().await, after, "it is lost once");
+    third.cluster.stop();
+    eventually("its port to be free", || std::net::TcpListener::bind(c).is_ok()).await;
+    let _anew = start(1, 3, c);
+    let last = first.cluster.roll_call().await;
+    assert_eq!(last.lost_since(&after), Some(format!("{c} began anew")));
+    assert_eq!(last.up().collect::<Vec<_>>(), [(NodeId(3), 3_001)]);
+}
