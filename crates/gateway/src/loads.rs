@@ -46,7 +46,7 @@ pub enum LoadState {
     Done,
     /// Somebody stopped it.
     Stopped,
-    /// It came to its end, and not everything is cached.
+    /// It came to its end, and not everything is cached, or nobody can be sure.
     Incomplete,
     /// It could not be carried out.
     Failed,
@@ -91,7 +91,7 @@ pub struct LoadStatus {
     pub bandwidth_bytes_per_s: u64,
     /// How it stands.
     pub state: LoadState,
-    /// Why not everything is cached, with the numbers.
+    /// Why not everything is cached, with the numbers; of one that goes on, why it looks at all files once more.
     pub reason: Option<String>,
     /// Files and lines of the manifest met so far.
     pub files: u64,

@@ -39,12 +39,24 @@ impl<'a> Cluster<'a> {
         quota: &'a str,
         flags: &[&'a str],
     ) -> Self {
-        let mut cluster = Self::of_files(sandbox, FILES, size);
-        (cluster.test, cluster.quota, cluster.flags) = (test, quota, flags.to_vec());
+        let cluster = Self::planned(sandbox, test, size, quota, flags);
         for node in 0..NODES {
             cluster.mount(node);
         }
         cluster.wait_for_members();
+        cluster
+    }
+
+    /// The same with no node started yet.
+    pub(crate) fn planned(
+        sandbox: &'a Sandbox,
+        test: usize,
+        size: usize,
+        quota: &'a str,
+        flags: &[&'a str],
+    ) -> Self {
+        let mut cluster = Self::of_files(sandbox, FILES, size);
+        (cluster.test, cluster.quota, cluster.flags) = (test, quota, flags.to_vec());
         cluster
     }
 
@@ -150,6 +162,22 @@ impl<'a> Cluster<'a> {
     pub(crate) fn fell_back(&self, nodes: std::ops::Range<usize>) -> u64 {
         let of = |node| self.status(node)["cluster"]["fell_back"].as_u64().unwrap();
         nodes.map(of).sum()
+    }
+
+    /// Files of the set in the directory of a node's cache, whether it lives or not.
+    pub(crate) fn on_disk(&self, node: usize) -> usize {
+        let (mut dirs, mut files) = (vec![self.sandbox.path(&format!("cache-{node}"))], 0);
+        while let Some(dir) = dirs.pop() {
+            for entry in fs::read_dir(&dir).unwrap().flatten() {
+                let entry_type = entry.file_type().unwrap();
+                if entry_type.is_dir() {
+                    dirs.push(entry.path());
+                } else if entry.metadata().is_ok_and(|data| data.len() == self.size as u64) {
+                    files += 1;
+                }
+            }
+        }
+        files
     }
 
     pub(crate) fn umount(&self, node: usize) {

@@ -1,5 +1,6 @@
 //! `feedline load` on three nodes: each file goes to its owner, and the bucket is asked for it once.
 
+use feedline_s3sim::{FaultKind, FaultRule, Faults};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -29,6 +30,31 @@ fn assert_done(job: &Value) {
     assert_eq!((&job["state"], &job["files"]), (&"done".into(), &FILES.into()), "{job:#}");
     let number = |field: &str| job[field].as_u64().unwrap();
     assert_eq!(number("loaded") + number("cached"), FILES as u64, "{job:#}");
+}
+
+/// Files of the set that nodes hold, as a node hears from all that answer.
+fn held(sandbox: &Sandbox, cluster: &Cluster<'_>, node: usize) -> usize {
+    let set = cluster.mnt(node).join("set");
+    sandbox.run(&["ls", "--cached", "-R", set.to_str().unwrap()]).ok().lines().count()
+}
+
+/// Starts a slow load on node 0, and waits until the third has a part of it.
+fn begin(sandbox: &Sandbox, cluster: &Cluster<'_>, bandwidth: &str) -> Value {
+    let begun = load(sandbox, cluster, 0, &["--bandwidth", bandwidth]);
+    wait_until("the third to have some files", || 8 <= objects(cluster, 2..3));
+    begun
+}
+
+/// What could not be cached, and why.
+fn failed(sandbox: &Sandbox, job: &Value) -> Vec<(String, String)> {
+    let id = job["id"].as_str().unwrap();
+    let listed = sandbox.run(&["load", "--progress", id, "--failed", "--json"]).stdout;
+    let line = |line: &str| {
+        let failure: Value = serde_json::from_str(line).unwrap();
+        let text = |field: &str| failure[field].as_str().unwrap().to_owned();
+        (text("path"), text("reason"))
+    };
+    listed.lines().map(line).collect()
 }
 
 fn pid(cluster: &Cluster<'_>, node: usize) -> i32 {
@@ -116,21 +142,163 @@ fn empty_files_are_cached_wherever_they_belong() {
 }
 
 #[test]
-fn a_node_that_dies_during_a_load_is_passed_by_and_the_load_ends_well() {
+fn what_a_node_takes_along_when_it_dies_during_a_load_is_loaded_elsewhere() {
     let sandbox = Sandbox::new();
     let cluster = Cluster::start(&sandbox, 8, &["--fill", "off"]);
     let third = pid(&cluster, 2);
-    let begun = load(&sandbox, &cluster, 0, &["--bandwidth", "1MB/s"]);
-    wait_until("some files to be loaded", || {
-        20 <= progress(&sandbox, &begun, &[])["loaded"].as_u64().unwrap()
-    });
+    let begun = begin(&sandbox, &cluster, "1MB/s");
     signal(third, Signal::KILL);
     let done = progress(&sandbox, &begun, &["--wait"]);
     assert_done(&done);
+    assert_eq!((&done["loaded"], &done["reason"]), (&FILES.into(), &Value::Null), "{done:#}");
     assert!(done["passed_by"][address(8, 2)].is_string(), "{done:#}");
-    let gets = sandbox.sim.stats().get;
-    assert!(gets <= (FILES + FILES / 2) as u64, "{gets} GETs");
+    assert_eq!(held(&sandbox, &cluster, 0), FILES, "{done:#}");
+    // Again: what was on the dead one, and what was under way to it.
+    let (gets, fell_back) = (sandbox.sim.stats().get, cluster.fell_back(0..2) as usize);
+    let most = FILES + cluster.on_disk(2) + fell_back + FILES / 10;
+    assert!(gets <= most as u64, "{gets} GETs of {most}");
+    cluster.read_on(0..2, 0, 0..FILES);
+    assert_eq!(sandbox.sim.stats().get, gets);
     end(&sandbox, &cluster, 0..2);
+}
+
+#[test]
+fn copies_that_die_with_a_node_during_a_load_are_made_elsewhere() {
+    let sandbox = Sandbox::new();
+    let cluster = Cluster::start(&sandbox, 61, &["--fill", "off"]);
+    let third = pid(&cluster, 2);
+    let begun = load(&sandbox, &cluster, 0, &["--bandwidth", "1MB/s", "--replicas", "2"]);
+    wait_until("some copies to be made", || FILES as u64 + 30 <= objects(&cluster, 0..NODES));
+    signal(third, Signal::KILL);
+    let done = progress(&sandbox, &begun, &["--wait"]);
+    assert_done(&done);
+    assert_eq!(objects(&cluster, 0..2), 2 * FILES as u64, "each is on both: {done:#}");
+    end(&sandbox, &cluster, 0..2);
+}
+
+#[test]
+fn a_node_that_comes_back_empty_during_a_load_has_its_part_in_the_end() {
+    let sandbox = Sandbox::new();
+    let cluster = Cluster::start(&sandbox, 62, &["--fill", "off"]);
+    let third = pid(&cluster, 2);
+    let begun = begin(&sandbox, &cluster, "400KB/s");
+    signal(third, Signal::KILL);
+    wait_until("its mount to be cleared", || sandbox.mounts() == NODES - 1);
+    std::fs::remove_dir_all(sandbox.path("cache-2")).unwrap();
+    cluster.mount(2);
+    let done = progress(&sandbox, &begun, &["--wait"]);
+    assert_done(&done);
+    assert_eq!(held(&sandbox, &cluster, 0), FILES, "{done:#}");
+    end(&sandbox, &cluster, 0..NODES);
+}
+
+#[test]
+fn a_node_that_is_silent_for_a_while_during_a_load_loses_nothing() {
+    let sandbox = Sandbox::new();
+    let cluster = Cluster::start(&sandbox, 63, &["--fill", "off"]);
+    let third = pid(&cluster, 2);
+    let begun = begin(&sandbox, &cluster, "1MB/s");
+    signal(third, Signal::STOP);
+    let tried = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        wait_until("it to be passed by", || cluster.state(0, &address(63, 2)) == "down");
+    }));
+    // Whatever happened: a stopped process cannot be ended cleanly.
+    signal(third, Signal::CONT);
+    tried.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    let done = progress(&sandbox, &begun, &["--wait"]);
+    assert_done(&done);
+    wait_until("it to be asked again", || cluster.state(0, &address(63, 2)) == "up");
+    assert_eq!(held(&sandbox, &cluster, 0), FILES, "{done:#}");
+    end(&sandbox, &cluster, 0..NODES);
+}
+
+#[test]
+fn a_node_that_joins_during_a_load_is_brought_its_part() {
+    let sandbox = Sandbox::new();
+    let cluster = Cluster::planned(&sandbox, 64, 20_000, "512MiB", &["--fill", "off"]);
+    (0..2).for_each(|node| cluster.mount(node));
+    wait_until("both to know each other", || cluster.status(0)["cluster"]["members"] == 2);
+    let begun = load(&sandbox, &cluster, 0, &["--bandwidth", "300KB/s"]);
+    wait_until("some files to be loaded", || {
+        20 <= progress(&sandbox, &begun, &[])["loaded"].as_u64().unwrap()
+    });
+    cluster.mount(2);
+    cluster.wait_for_members();
+    // On a machine so busy that this took all the time of the load, there is nothing to see.
+    let in_time = !progress(&sandbox, &begun, &[])["state"].as_str().unwrap().starts_with("done");
+    let done = progress(&sandbox, &begun, &["--wait"]);
+    assert_done(&done);
+    assert_eq!(done["loaded"], FILES, "{done:#}");
+    assert_eq!(held(&sandbox, &cluster, 0), FILES, "{done:#}");
+    // Of what was loaded before, it has its part from the others.
+    let own = objects(&cluster, 2..3);
+    assert!(!in_time || FILES as u64 / 6 < own, "{own}: {done:#}");
+    let (gets, fell_back) = (sandbox.sim.stats().get, cluster.fell_back(0..NODES));
+    assert!(gets <= FILES as u64 + fell_back + 5, "{gets} GETs, {fell_back} fell back");
+    end(&sandbox, &cluster, 0..NODES);
+}
+
+#[test]
+fn what_the_bucket_forbids_is_listed_and_a_retry_also_brings_what_a_node_lost_since() {
+    let sandbox = Sandbox::new();
+    let cluster = Cluster::start(&sandbox, 65, &["--fill", "off"]);
+    sandbox
+        .sim
+        .set_faults(Faults::from(FaultRule::every(FaultKind::Forbidden).for_keys("set/c1/")));
+    let set = cluster.mnt(0).join("set");
+    let ran = sandbox.run(&["load", set.to_str().unwrap(), "--json", "--wait"]);
+    assert_eq!(ran.code, Some(1), "{ran:#?}");
+    let job: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((&job["state"], &job["failed"]), (&"incomplete".into(), &50.into()), "{job:#}");
+    assert_eq!((&job["loaded"], &job["failed_by"]["access denied"]), (&100.into(), &50.into()));
+    let reason = job["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("100 of 150 files") && reason.contains("access denied: 50"),
+        "{reason}"
+    );
+    let listed = failed(&sandbox, &job);
+    assert_eq!(listed.len(), 50);
+    assert!(listed.iter().all(|(path, _)| path.starts_with("set/c1/")), "{listed:#?}");
+    // Whoever was told says which node it was.
+    for node in 1..NODES {
+        let at = format!("on {}: ", address(65, node));
+        let said = listed.iter().filter(|(_, reason)| reason.contains(&at)).count();
+        assert!(0 < said && said < 50, "{said} {at}: {listed:#?}");
+    }
+    // A retry is of what failed; but what a node has lost meanwhile did not fail.
+    signal(pid(&cluster, 2), Signal::KILL);
+    sandbox.sim.set_faults(Faults::none());
+    let id = job["id"].as_str().unwrap();
+    let ran = sandbox.run(&["load", "--retry-failed", id, "--json", "--wait"]);
+    assert_eq!(ran.code, Some(0), "{ran:#?}");
+    assert_done(&serde_json::from_str(&ran.stdout).unwrap());
+    assert_eq!(held(&sandbox, &cluster, 0), FILES, "{ran:#?}");
+    assert_eq!(failed(&sandbox, &job), []);
+    end(&sandbox, &cluster, 0..2);
+}
+
+#[test]
+fn what_full_nodes_cannot_take_fails_with_the_reason() {
+    let sandbox = Sandbox::new();
+    // 240 MB for three caches of 64 MiB.
+    let cluster = Cluster::planned(&sandbox, 66, 1_600_000, "64MiB", &["--fill", "off"]);
+    (0..NODES).for_each(|node| cluster.mount(node));
+    cluster.wait_for_members();
+    let job = load(&sandbox, &cluster, 0, &["--wait"]);
+    assert_eq!(job["state"], "incomplete", "{job:#}");
+    let number = |field: &str| job[field].as_u64().unwrap();
+    assert_eq!(number("loaded") + number("failed"), FILES as u64, "{job:#}");
+    assert_eq!(job["failed_by"]["no room in the cache"], job["failed"], "{job:#}");
+    assert!(job["reason"].as_str().unwrap().contains("the cache is full"), "{job:#}");
+    let listed = failed(&sandbox, &job);
+    assert_eq!(listed.len() as u64, number("failed"));
+    assert!(listed.iter().all(|(_, reason)| reason.contains("cache is full")), "{listed:#?}");
+    for node in 1..NODES {
+        let at = format!("on {}: ", address(66, node));
+        assert!(listed.iter().any(|(_, reason)| reason.contains(&at)), "{at}: {listed:#?}");
+    }
+    assert_eq!(held(&sandbox, &cluster, 0) as u64, number("loaded"), "{job:#}");
+    end(&sandbox, &cluster, 0..NODES);
 }
 
 #[test]

@@ -11,7 +11,7 @@
 //! # Invariants
 //!
 //! - A job is `done` only if each file that it names is cached; else it says how many are not, and a
-//!   file holds which ones and why.
+//!   file holds which ones and why. No node was lost since it had its part, or the job says that too.
 //! - A job goes on after a restart of the daemon, and fetches nothing that is here.
 //! - Memory does not grow with the number of files, beyond the listings that any walk leaves behind.
 

@@ -1,8 +1,9 @@
 //! What is kept of a load job: the file that outlives the daemon, and how its numbers add up.
 //!
 //! A pass is one walk over what the job names. It begins again from its start after a restart of the
-//! daemon, which costs no fetch: what is here is left alone. So the numbers of a pass begin anew, and of
-//! what it then finds here, as much as this job had brought already counts as brought.
+//! daemon, or when nodes came or went during it, which costs no fetch: what is here is left alone. So the
+//! numbers of a pass begin anew, and of what it then finds here, as much as this job had brought already,
+//! to nodes that are still there, counts as brought.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,10 +11,17 @@ use std::io;
 use std::ops::{Add, AddAssign};
 use std::path::Path;
 
+use feedline_cluster::NodeId;
 use feedline_gateway::api::{LoadRequest, LoadState, LoadStatus};
 use serde::{Deserialize, Serialize};
 
 use crate::files;
+
+/// This node among those that files were brought to.
+const THIS_NODE: &str = "this node";
+
+/// Other nodes by id, and the process that answers for each.
+pub(crate) type Nodes = BTreeMap<String, u64>;
 
 /// Files and their bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -145,8 +153,15 @@ pub(crate) struct Record {
     /// Files that passes before this one have dealt with.
     pub(crate) cached_before: Count,
     pub(crate) loaded_before: Count,
-    /// What this pass had brought before it began again.
-    pub(crate) brought: Count,
+    /// What this job has brought, by the node that fetched it, without those that were lost since.
+    #[serde(default)]
+    pub(crate) brought_to: BTreeMap<String, Count>,
+    /// Those that the pass counts on.
+    #[serde(default)]
+    pub(crate) others: Nodes,
+    /// Who may have lost files when the last pass was over.
+    #[serde(default)]
+    pub(crate) lost: Option<String>,
     pub(crate) pass: Tally,
     pub(crate) passed_by: BTreeMap<String, String>,
     /// Nodes that shared it when it was last begun.
@@ -189,7 +204,9 @@ impl Record {
             total: None,
             cached_before: Count::default(),
             loaded_before: Count::default(),
-            brought: Count::default(),
+            brought_to: BTreeMap::new(),
+            others: Nodes::new(),
+            lost: None,
             pass: Tally::default(),
             passed_by: BTreeMap::new(),
             nodes,
@@ -198,7 +215,10 @@ impl Record {
 
     /// Of what this pass found here: what it had brought itself, and the rest.
     fn found(&self) -> (Count, Count) {
-        let own = self.brought.at_most(self.pass.here);
+        let brought = self.brought_to.values().fold(Count::default(), |sum, more| sum + *more);
+        // Without what it fetched itself, and what passes over other files have brought.
+        let earlier = brought.less(self.pass.fetched).less(self.loaded_before);
+        let own = earlier.at_most(self.pass.here);
         (own, self.pass.here.less(own))
     }
 
@@ -210,9 +230,45 @@ impl Record {
         self.cached_before + self.found().1
     }
 
+    /// A file is cached that was not; `None`: by this node.
+    pub(crate) fn fetched(&mut self, node: Option<NodeId>, bytes: u64) {
+        let node = node.map_or_else(|| THIS_NODE.to_owned(), |node| node.to_string());
+        *self.brought_to.entry(node).or_default() += Count::one(bytes);
+        self.pass.fetched += Count::one(bytes);
+    }
+
+    /// Begins with these nodes. A pass over what failed is one over everything if a node that held what did
+    /// not fail is not there, or began anew.
+    pub(crate) fn begin(&mut self, others: Nodes) {
+        let is_there = |(node, instance): (&String, &u64)| others.get(node) == Some(instance);
+        if self.names == Names::Failed && !self.others.iter().all(is_there) {
+            self.over_all();
+        }
+        (self.lost, self.reason) = (None, None);
+        self.count_on(others);
+    }
+
+    /// Goes over everything once more, with these nodes.
+    pub(crate) fn once_more(&mut self, why: &str, others: Nodes) {
+        self.over_all();
+        self.reason = Some(format!("all files are looked at once more: {why}"));
+        self.count_on(others);
+    }
+
+    /// What was brought to nodes that are not there is not cached any more.
+    fn count_on(&mut self, others: Nodes) {
+        self.brought_to.retain(|node, _| node == THIS_NODE || others.contains_key(node));
+        self.others = others;
+    }
+
+    fn over_all(&mut self) {
+        (self.cached_before, self.loaded_before) = (Count::default(), Count::default());
+        self.names = if self.manifest { Names::Manifest } else { Names::Listings };
+        self.again();
+    }
+
     /// Begins this pass again.
     pub(crate) fn again(&mut self) {
-        self.brought += self.pass.fetched;
         self.pass = Tally::default();
         self.total = None;
     }
@@ -220,44 +276,49 @@ impl Record {
     /// Begins a pass over what failed in the last one, or over everything if it did not see everything.
     pub(crate) fn retry(&mut self) {
         let saw_all = self.state == State::Incomplete && !self.pass.has(Kind::Unlisted);
-        if saw_all {
+        if saw_all && self.lost.is_none() {
             (self.cached_before, self.loaded_before) = (self.cached(), self.loaded());
-            self.brought = Count::default();
             self.names = Names::Failed;
+            self.again();
         } else {
-            self.brought = self.loaded();
-            (self.cached_before, self.loaded_before) = (Count::default(), Count::default());
-            self.names = if self.manifest { Names::Manifest } else { Names::Listings };
+            self.over_all();
         }
-        self.pass = Tally::default();
-        self.total = None;
         self.reason = None;
         self.passed_by.clear();
         self.state = State::Running;
     }
 
-    /// Ends the pass: done only if every file is cached.
+    /// Ends the pass: done only if every file is cached, and nobody has left that it was brought to.
     pub(crate) fn end(&mut self) {
         // What was met is what there was, however far the counting has come.
         self.total = Some(self.pass.listed);
         let all = self.cached_before + self.loaded_before + self.pass.listed;
         let failed = self.pass.failed;
         let done = all.less(failed);
-        if failed.files == 0 {
+        self.reason = None;
+        if failed.files == 0 && self.lost.is_none() {
             self.state = State::Done;
             return;
         }
         self.state = State::Incomplete;
+        let lost = self.lost.as_ref().map(|who| {
+            format!("nodes are lost faster than files are looked at ({who}): what they had may be missing")
+        });
+        if failed.files == 0 {
+            self.reason = lost;
+            return;
+        }
         let verb = if self.metadata_only { "listed" } else { "cached" };
         let what = if self.pass.has(Kind::NoRoom) { "the cache is full: " } else { "" };
         let by = self.pass.failed_by.iter().map(|(kind, files)| format!("{kind}: {files}"));
         self.reason = Some(format!(
-            "{what}{} of {} files ({} of {}) are {verb} ({})",
+            "{what}{} of {} files ({} of {}) are {verb} ({}){}",
             done.files,
             all.files,
             mib(done.bytes),
             mib(all.bytes),
             by.collect::<Vec<_>>().join(", "),
+            lost.map_or_else(String::new, |lost| format!("; {lost}")),
         ));
     }
 
@@ -327,87 +388,4 @@ fn mib(bytes: u64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn record(id: &str) -> Record {
-        Record::new(id.into(), "set".into(), &LoadRequest::default(), 7, 1)
-    }
-
-    fn count(files: u64) -> Count {
-        Count { files, bytes: files * 10 }
-    }
-
-    /// A pass that met files: here, fetched, failed.
-    fn meet(record: &mut Record, here: u64, fetched: u64, failed: u64) {
-        record.pass.listed += count(here + fetched + failed);
-        record.pass.here += count(here);
-        record.pass.fetched += count(fetched);
-        (0..failed).for_each(|_| record.pass.fail(Kind::Unavailable, 10));
-    }
-
-    fn numbers(record: &Record) -> (u64, u64, u64, u64) {
-        let status = record.status(0, 1);
-        (status.files, status.cached, status.loaded, status.failed)
-    }
-
-    #[test]
-    fn a_pass_that_begins_again_counts_what_it_had_brought_once() {
-        let mut record = record("a");
-        meet(&mut record, 5, 20, 2);
-        record.again();
-        assert_eq!(numbers(&record), (0, 0, 0, 0));
-        meet(&mut record, 10, 0, 0);
-        record.again();
-        meet(&mut record, 25, 70, 5);
-        assert_eq!(numbers(&record), (100, 5, 90, 5));
-        record.end();
-        assert_eq!(record.state, State::Incomplete);
-        let reason = record.reason.clone().unwrap();
-        assert!(reason.starts_with("95 of 100 files"), "{reason}");
-        assert!(reason.contains("bucket unavailable: 5"), "{reason}");
-    }
-
-    #[test]
-    fn a_retry_takes_up_what_failed_and_the_numbers_are_those_of_the_whole_job() {
-        let mut record = record("a");
-        meet(&mut record, 10, 85, 5);
-        record.end();
-        record.retry();
-        assert_eq!((record.names, record.state), (Names::Failed, State::Running));
-        meet(&mut record, 1, 3, 1);
-        assert_eq!(numbers(&record), (100, 11, 88, 1));
-        record.end();
-        record.retry();
-        meet(&mut record, 0, 1, 0);
-        record.end();
-        assert_eq!((numbers(&record), record.state), ((100, 11, 89, 0), State::Done));
-        assert_eq!(record.reason, None);
-    }
-
-    #[test]
-    fn a_retry_of_what_did_not_see_everything_sees_everything() {
-        let mut record = record("a");
-        meet(&mut record, 10, 20, 0);
-        record.pass.fail(Kind::Unlisted, 0);
-        record.end();
-        assert_eq!(record.state, State::Incomplete);
-        record.retry();
-        assert_eq!(record.names, Names::Listings);
-        meet(&mut record, 30, 60, 0);
-        assert_eq!(numbers(&record), (90, 10, 80, 0));
-    }
-
-    #[test]
-    fn a_record_comes_back_from_its_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("a.json");
-        let mut record = record("a");
-        meet(&mut record, 1, 2, 3);
-        record.save(&file, false).unwrap();
-        record.save(&file, true).unwrap();
-        assert_eq!(Record::read(&file).unwrap(), record);
-        fs::write(&file, "{").unwrap();
-        assert!(Record::read(&file).is_err());
-    }
-}
+mod tests;

@@ -1,11 +1,13 @@
 //! One job at work: lists, counts, loads, and writes down how far it is.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use feedline_fill::load::{Loaded, Pace, drive};
+use feedline_cluster::{NodeId, Roll};
+use feedline_fill::load::{Pace, drive};
 use feedline_gateway::api::LoadStatus;
 use feedline_model::{Clock, Tree as _};
 use parking_lot::Mutex;
@@ -15,11 +17,15 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use super::failures::Failures;
 use super::names::{Entry, Lookup, Names, QUEUE};
-use super::place::{self, Places};
-use super::record::{self, Count, Kind, Record, State};
+use super::place::{self, Brought, Manner, Places};
+use super::record::{self, Count, Kind, Nodes, Record, State};
 
 /// How often a job's numbers go to its file: so much is counted anew after a crash.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
+
+/// Passes over a job's files at most, while nodes come and go. What is here costs a look each time, so those
+/// that restart one after another are soon behind the job; who loses nodes faster keeps nothing for long.
+const PASSES_MAX: u32 = 5;
 
 /// What every job needs.
 #[derive(Debug)]
@@ -110,22 +116,15 @@ impl Job {
         let pass = &mut record.pass;
         pass.listed += one;
         let (kind, reason) = match result {
-            Ok(Loaded::Here) => return pass.here += one,
-            Ok(Loaded::Fetched) => return pass.fetched += one,
-            Ok(Loaded::NoRoom) => (Kind::NoRoom, place::NO_ROOM.to_owned()),
+            Ok(Brought::Here) => return pass.here += one,
+            Ok(Brought::Fetched(node)) => return record.fetched(node, bytes),
+            Ok(Brought::NoRoom) => (Kind::NoRoom, place::NO_ROOM.to_owned()),
             Err(failed) => failed,
         };
         pass.fail(kind, bytes);
         drop(record);
         if let Some(failures) = &mut *self.failures.lock() {
             failures.add(&path, &reason);
-        }
-    }
-
-    /// Counts what became of an entry before its copies are made: those come to it once more.
-    fn note_first(&self, outcome: &Outcome) {
-        if let Ok(Loaded::Fetched) = outcome.result {
-            self.record.lock().brought += Count::one(outcome.bytes);
         }
     }
 
@@ -156,9 +155,8 @@ impl Job {
 /// Carries a job out, from the start of its pass.
 pub(crate) async fn run(work: Arc<Work>, job: Arc<Job>) {
     work.places.await_nodes(job.record().nodes, &*work.clock).await;
-    job.change(|record| record.nodes = work.places.nodes());
     *job.since.lock() = Some(work.clock.monotonic());
-    let done = pass(&work, &job).await;
+    let done = passes(&work, &job).await;
     job.rest(&work);
     job.change(|record| match done {
         Ok(()) => record.end(),
@@ -191,7 +189,48 @@ pub(crate) async fn save(work: &Arc<Work>, job: &Arc<Job>, sync: bool) {
     }
 }
 
-async fn pass(work: &Arc<Work>, job: &Arc<Job>) -> io::Result<()> {
+/// Goes over what the job names until no node came, went or began anew meanwhile: one that had a file when
+/// it was counted may be gone when the last one is.
+async fn passes(work: &Arc<Work>, job: &Arc<Job>) -> io::Result<()> {
+    if job.record().metadata_only {
+        return pass(work, job, &BTreeSet::new()).await;
+    }
+    let mut before = work.places.roll_call().await;
+    job.change(|record| {
+        record.nodes = work.places.nodes();
+        record.begin(nodes_of(&before));
+    });
+    let mut had = BTreeSet::new();
+    for left in (0..PASSES_MAX).rev() {
+        pass(work, job, &had).await?;
+        let after = work.places.roll_call().await;
+        if after == before {
+            break;
+        }
+        let lost = after.lost_since(&before);
+        if left == 0 {
+            job.change(|record| record.lost = lost);
+            break;
+        }
+        let why = lost.unwrap_or_else(|| "nodes came, or were away for a while".to_owned());
+        tracing::warn!(id = job.record().id, "all files of a load are looked at once more: {why}");
+        had = before.up().map(|(node, _)| node).collect();
+        job.change(|record| {
+            record.nodes = work.places.nodes();
+            record.once_more(&why, nodes_of(&after));
+        });
+        before = after;
+    }
+    Ok(())
+}
+
+/// Who is there, as a record has it.
+fn nodes_of(roll: &Roll) -> Nodes {
+    roll.up().map(|(node, instance)| (node.to_string(), instance)).collect()
+}
+
+/// Goes over everything once. `had`: as in [`Manner`].
+async fn pass(work: &Arc<Work>, job: &Arc<Job>, had: &BTreeSet<NodeId>) -> io::Result<()> {
     let failed = job.file(work, "failed");
     *job.failures.lock() = Some(Failures::create(&failed)?);
     let record = job.record();
@@ -223,10 +262,10 @@ async fn pass(work: &Arc<Work>, job: &Arc<Job>) -> io::Result<()> {
     let loading = async {
         if 1 < record.replicas {
             // What nodes own comes first everywhere: it would push copies out again that were counted.
-            load(work, job, &names, &pace, 1, |outcome| job.note_first(&outcome)).await;
+            load(work, job, &names, Manner { copies: 1, pace: &pace, had }, drop).await;
         }
-        let copies = record.replicas as usize;
-        load(work, job, &names, &pace, copies, |outcome| job.note(outcome)).await;
+        let manner = Manner { copies: record.replicas as usize, pace: &pace, had };
+        load(work, job, &names, manner, |outcome| job.note(outcome)).await;
     };
     tokio::select! {
         () = loading => {}
@@ -235,20 +274,19 @@ async fn pass(work: &Arc<Work>, job: &Arc<Job>) -> io::Result<()> {
     job.flush_failures()
 }
 
-/// Brings everything to so many nodes.
+/// Brings everything in.
 async fn load(
     work: &Arc<Work>,
     job: &Job,
     names: &Names,
-    pace: &Pace,
-    copies: usize,
+    manner: Manner<'_>,
     note: impl FnMut(Outcome),
 ) {
     let (out, entries) = mpsc::channel(QUEUE);
     let mut listing = JoinSet::new();
     let lister = names.clone().send(Arc::clone(&work.lookup), work.tasks.clone(), out);
     listing.spawn_on(lister, &work.tasks);
-    drive(entries, |entry| bring(work, job, pace, copies, entry), note).await;
+    drive(entries, |entry| bring(work, job, manner, entry), note).await;
 }
 
 /// Goes ahead and counts what there is to do; where only listings are wanted, that is the job.
@@ -279,7 +317,7 @@ async fn count(work: Arc<Work>, job: Arc<Job>, names: Names, is_all: bool) {
 }
 
 /// Brings one file in, wherever it belongs.
-async fn bring(work: &Work, job: &Job, pace: &Pace, copies: usize, entry: Entry) -> Outcome {
+async fn bring(work: &Work, job: &Job, manner: Manner<'_>, entry: Entry) -> Outcome {
     let (path, object) = match entry {
         Entry::File { path, object } => (path, object),
         Entry::Failed { path, kind, reason } => {
@@ -287,7 +325,7 @@ async fn bring(work: &Work, job: &Job, pace: &Pace, copies: usize, entry: Entry)
         }
     };
     let passed_by = |node: &str, why| job.passed_by(node, why);
-    let result = work.places.bring(&object, copies, pace, passed_by).await;
+    let result = work.places.bring(&object, manner, passed_by).await;
     if let Err((Kind::Absent | Kind::Changed, _)) = &result {
         // A retry looks at the bucket, not at what it was.
         work.lookup.namespace.expire(path.rsplit_once('/').map_or("", |(parent, _)| parent));
