@@ -43,6 +43,9 @@ const LEASE_TTL: Duration = Duration::from_secs(10);
 /// How often the lease is prolonged: two may be lost.
 const KEEP_EVERY: Duration = Duration::from_secs(3);
 
+/// The facts that cannot be heard may be many, so they are listed seldom: each half minute, unless something was removed.
+const HEAR_AGAIN: u32 = 10;
+
 /// How long etcd may take for any answer: it writes to a disk, which may be slow, and elects leaders
 /// within about a second.
 const ANSWER_WITHIN: Duration = Duration::from_secs(4);
@@ -339,8 +342,9 @@ impl Etcd {
         let revision = listed.header().map_or(0, etcd_client::ResponseHeader::revision);
         let from = WatchOptions::new().with_prefix().with_start_revision(revision + 1);
         let watch = self.ask(client.watch(self.whole_prefix(), Some(from))).await.map_err(of)?;
-        self.hear_facts(&mut client, revision).await.map_err(of)?;
-        let session = Session { keeper, kept, watch, key, address: value.address };
+        self.hear_facts(&mut client, Some(revision)).await.map_err(of)?;
+        let address = value.address;
+        let session = Session { client, keeper, kept, watch, key, address, hear_again: 0 };
         heard.all(listed.kvs().iter().filter_map(|kv| self.found(&session, kv)).collect()).await;
         Ok(session)
     }
@@ -394,6 +398,13 @@ impl Etcd {
         let mut next = self.clock.monotonic() + KEEP_EVERY;
         loop {
             let left = next.saturating_sub(self.clock.monotonic());
+            if left.is_zero() {
+                // Before anything that is heard: however much there is, the lease lives.
+                self.prolong(session).await?;
+                next = self.clock.monotonic() + KEEP_EVERY;
+                self.hear_facts_again(session).await?;
+                continue;
+            }
             tokio::select! {
                 biased;
                 said = session.watch.message() => {
@@ -420,14 +431,26 @@ impl Etcd {
                         }
                     }
                     let revision = said.header().map_or(0, etcd_client::ResponseHeader::revision);
-                    self.take_facts(facts, revision)?;
+                    if self.take_facts(facts, revision)? {
+                        session.hear_again = 0;
+                    }
                 }
-                () = self.clock.sleep(left) => {
-                    self.prolong(session).await?;
-                    next = self.clock.monotonic() + KEEP_EVERY;
-                }
+                () = self.clock.sleep(left) => {}
             }
         }
+    }
+
+    /// Tries again what a session that goes on could not hear; asked each [`KEEP_EVERY`].
+    async fn hear_facts_again(&self, session: &mut Session) -> Result<(), String> {
+        if !self.are_facts_in_trouble() {
+            return Ok(());
+        }
+        if 0 < session.hear_again {
+            session.hear_again -= 1;
+            return Ok(());
+        }
+        session.hear_again = HEAR_AGAIN;
+        self.hear_facts(&mut session.client, None).await
     }
 
     async fn prolong(&self, session: &mut Session) -> Result<(), String> {
@@ -448,12 +471,15 @@ impl Etcd {
 
 /// One connection, and what lives on it.
 struct Session {
+    client: Client,
     keeper: LeaseKeeper,
     kept: LeaseKeepAliveStream,
     watch: WatchStream,
     /// This node's own.
     key: String,
     address: String,
+    /// How often the lease is prolonged before facts that could not be heard are listed again.
+    hear_again: u32,
 }
 
 /// What is behind an error, without saying anything twice.

@@ -16,26 +16,33 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use etcd_client::{
-    Client, Compare, CompareOp, DeleteOptions, Event, EventType, GetOptions, Txn, TxnOp,
+    Client, Compare, CompareOp, DeleteOptions, Event, EventType, GetOptions, KeyValue, Txn, TxnOp,
 };
 use tokio::sync::watch;
 
 use crate::etcd::Etcd;
 
-/// More than this many are not taken: every node has all of them in memory, and one answer of etcd holds them all.
+/// More than this many are not written: every node has all of them in memory, and one answer of etcd holds them all.
 const FACTS_MAX: usize = 10_000;
+
+/// So many are heard: nodes that write at the same time do not count each other's, and what makes room may need
+/// a few of its own first.
+const HEARD_MAX: usize = FACTS_MAX + 1_000;
 
 /// Bytes of a fact's name and value at most: three times the longest name of a file, and as much again.
 const FACT_BYTES_MAX: usize = 8 << 10;
 
 /// Bytes of all of them together, as etcd may answer; usual ones take a part of a hundred of it.
-const ANSWER_BYTES_MAX: usize = FACTS_MAX * FACT_BYTES_MAX;
+const ANSWER_BYTES_MAX: usize = HEARD_MAX * FACT_BYTES_MAX;
 
 /// The fact that is there from the first node on.
 const GENERATION: &str = "generation";
 
 /// What is the matter before the first session.
 const NOT_HEARD: &str = "it was not asked yet";
+
+/// What ends a session in which the generation goes.
+const LOST: &str = "it lost its data; what this node knows is put back";
 
 /// All facts, as they were heard last.
 #[derive(Debug, Clone)]
@@ -48,6 +55,8 @@ pub struct Facts {
     pub entries: BTreeMap<String, Arc<[u8]>>,
     /// Why they cannot be heard now; `None`: all is well.
     pub trouble: Option<String>,
+    /// The trouble is that there are too many: what makes room is taken all the same.
+    pub is_overfull: bool,
 }
 
 impl Default for Facts {
@@ -57,6 +66,7 @@ impl Default for Facts {
             revision: 0,
             entries: BTreeMap::new(),
             trouble: Some(NOT_HEARD.into()),
+            is_overfull: false,
         }
     }
 }
@@ -68,6 +78,46 @@ impl Facts {
         let named = named.map_while(move |(name, value)| Some((name.strip_prefix(folder)?, value)));
         named.map(|(name, value)| (name, &**value))
     }
+
+    /// Why such changes are not even sent, if so.
+    fn refuses(&self, changes: &[Change], prefix: &str) -> Option<String> {
+        let (mut new, mut removals) = (0, 0);
+        for change in changes {
+            match change {
+                Change::Put(name, value) if FACT_BYTES_MAX < name.len() + value.len() => {
+                    return Some(format!("a fact of more than {FACT_BYTES_MAX} bytes"));
+                }
+                Change::Put(name, _) => new += usize::from(!self.entries.contains_key(name)),
+                Change::Remove(_) | Change::RemoveBelow(_) => removals += 1,
+            }
+        }
+        // Else who takes something away, and notes that he did, could not when it is wanted most.
+        let makes_room = 0 < removals && new <= removals;
+        if let Some(why) = &self.trouble {
+            return (!self.is_overfull || !makes_room).then(|| why.clone());
+        }
+        let held = self.entries.len();
+        (0 < new && !makes_room && FACTS_MAX < held + new)
+            .then(|| format!("{prefix} holds {held} keys, and takes no more than {FACTS_MAX}"))
+    }
+
+    /// Takes what was heard up to this revision.
+    fn take(&mut self, events: Events, revision: i64, prefix: &str) {
+        self.revision = self.revision.max(revision);
+        for Heard { name, value, .. } in events {
+            match value {
+                Some(_) if HEARD_MAX <= self.entries.len() && !self.entries.contains_key(&name) => {
+                    (self.trouble, self.is_overfull) = (Some(overfull(prefix)), true);
+                }
+                Some(value) => drop(self.entries.insert(name, value)),
+                None => drop(self.entries.remove(&name)),
+            }
+        }
+    }
+}
+
+fn overfull(prefix: &str) -> String {
+    format!("{prefix} holds more than {HEARD_MAX} keys: remove some (`feedline unpin` does)")
 }
 
 /// A change of the facts. Names are of plain characters; who has others writes them in such.
@@ -81,8 +131,17 @@ pub enum Change {
     RemoveBelow(String),
 }
 
+/// What a session hears of one fact.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    name: String,
+    /// `None`: it is no more.
+    value: Option<Arc<[u8]>>,
+    revision: i64,
+}
+
 /// What a session hears of facts; nothing of it is told before it is whole.
-pub(crate) type Events = Vec<(String, Option<Arc<[u8]>>)>;
+pub(crate) type Events = Vec<Heard>;
 
 impl Etcd {
     /// The facts as they are heard.
@@ -98,32 +157,21 @@ impl Etcd {
     /// Why etcd did not confirm it, in a sentence. After a silence it may have happened all the same.
     pub async fn change_facts(&self, changes: &[Change]) -> Result<(), String> {
         let known = self.facts.borrow().clone();
-        if let Some(why) = &known.trouble {
-            return Err(why.clone());
+        let prefix = self.facts_prefix();
+        if let Some(why) = known.refuses(changes, &prefix) {
+            return Err(why);
         }
         let client = self.client.lock().clone();
         let Some(mut client) = client else { return Err(NOT_HEARD.into()) };
-        let prefix = self.facts_prefix();
-        let mut operations = Vec::new();
-        for change in changes {
-            operations.push(match change {
-                Change::Put(name, value) => {
-                    let is_new = !known.entries.contains_key(name);
-                    if is_new && FACTS_MAX <= known.entries.len() {
-                        return Err(format!("{prefix} holds {FACTS_MAX} keys, and takes no more"));
-                    }
-                    if FACT_BYTES_MAX < name.len() + value.len() {
-                        return Err(format!("a fact of more than {FACT_BYTES_MAX} bytes"));
-                    }
-                    TxnOp::put(format!("{prefix}{name}"), value.clone(), None)
-                }
-                Change::Remove(name) => TxnOp::delete(format!("{prefix}{name}"), None),
-                Change::RemoveBelow(folder) => {
-                    let all = DeleteOptions::new().with_prefix();
-                    TxnOp::delete(format!("{prefix}{folder}"), Some(all))
-                }
-            });
-        }
+        let operation = |change: &Change| match change {
+            Change::Put(name, value) => TxnOp::put(format!("{prefix}{name}"), value.clone(), None),
+            Change::Remove(name) => TxnOp::delete(format!("{prefix}{name}"), None),
+            Change::RemoveBelow(folder) => {
+                let all = DeleteOptions::new().with_prefix();
+                TxnOp::delete(format!("{prefix}{folder}"), Some(all))
+            }
+        };
+        let operations: Vec<_> = changes.iter().map(operation).collect();
         // One that lost its data, or was another's, is to be heard first.
         let generation = format!("{prefix}{GENERATION}");
         let is_same = Compare::value(generation, CompareOp::Equal, known.generation.as_str());
@@ -144,85 +192,121 @@ impl Etcd {
         self.ask(client.txn(begin)).await.map(|_| ())
     }
 
-    /// Hears all facts as they are at this revision.
+    /// Hears all facts as they are at this revision, or now. That it cannot is told by them: members are heard
+    /// all the same.
+    ///
+    /// # Errors
+    ///
+    /// That there is no generation: the next session begins one.
     pub(crate) async fn hear_facts(
         &self,
         client: &mut Client,
-        revision: i64,
+        revision: Option<i64>,
     ) -> Result<(), String> {
+        let listed = self.list_facts(client, revision).await;
+        *self.client.lock() = Some(client.clone());
+        match listed {
+            Ok(facts) if facts.generation.is_empty() => return Err(LOST.into()),
+            Ok(facts) => drop(self.facts.send_replace(Arc::new(facts))),
+            Err(why) => self.facts.send_modify(|facts| {
+                let facts = Arc::make_mut(facts);
+                (facts.trouble, facts.is_overfull) = (Some(why), false);
+            }),
+        }
+        Ok(())
+    }
+
+    async fn list_facts(
+        &self,
+        client: &mut Client,
+        revision: Option<i64>,
+    ) -> Result<Facts, String> {
         let prefix = self.facts_prefix();
-        let limit = i64::try_from(FACTS_MAX + 1).expect("some thousands");
-        let all = GetOptions::new().with_prefix().with_revision(revision).with_limit(limit);
+        // And the generation, and one that is too many.
+        let limit = i64::try_from(HEARD_MAX + 2).expect("some thousands");
+        let mut all = GetOptions::new().with_prefix().with_limit(limit);
+        if let Some(revision) = revision {
+            all = all.with_revision(revision);
+        }
         let mut reader = client.kv_client().max_decoding_message_size(ANSWER_BYTES_MAX);
         let listed = self.ask(reader.get(prefix.as_str(), Some(all))).await?;
-        let mut entries = BTreeMap::new();
-        for kv in listed.kvs() {
-            if let Some(name) = fact_name(kv.key(), &prefix) {
-                entries.insert(name, Arc::from(kv.value()));
-            }
+        let now = listed.header().map_or(0, etcd_client::ResponseHeader::revision);
+        let named = |kv: &KeyValue| Some((fact_name(kv, &prefix)?, fact_value(kv)));
+        let mut entries: BTreeMap<_, _> = listed.kvs().iter().filter_map(named).collect();
+        let mut generation = entries.remove(GENERATION);
+        let is_overfull = HEARD_MAX < entries.len() || listed.more();
+        if is_overfull {
+            // A part of them is none. What was known before is as good as it was.
+            entries.clone_from(&self.facts.borrow().entries);
+            let alone = self.ask(client.get(format!("{prefix}{GENERATION}"), None)).await?;
+            generation = alone.kvs().first().map(fact_value);
         }
-        // Members are heard all the same.
-        let trouble = (FACTS_MAX < listed.kvs().len())
-            .then(|| format!("{prefix} holds more than {FACTS_MAX} keys: remove some"));
-        let generation = entries.remove(GENERATION).unwrap_or_default();
-        let generation = String::from_utf8_lossy(&generation).into_owned();
-        if trouble.is_some() {
-            entries.clear();
-        }
-        *self.client.lock() = Some(client.clone());
-        self.facts.send_replace(Arc::new(Facts { generation, revision, entries, trouble }));
-        Ok(())
+        let generation = String::from_utf8_lossy(&generation.unwrap_or_default()).into_owned();
+        let trouble = is_overfull.then(|| overfull(&prefix));
+        let revision = revision.unwrap_or(now);
+        Ok(Facts { generation, revision, entries, trouble, is_overfull })
+    }
+
+    /// True if a session goes on that could not hear them.
+    pub(crate) fn are_facts_in_trouble(&self) -> bool {
+        self.facts.borrow().trouble.is_some()
     }
 
     /// Keeps an event, if it is about a fact.
     pub(crate) fn note_fact(&self, event: &Event, events: &mut Events) {
         let Some(kv) = event.kv() else { return };
-        if let Some(name) = fact_name(kv.key(), &self.facts_prefix()) {
-            let is_there = event.event_type() == EventType::Put;
-            events.push((name, is_there.then(|| Arc::from(kv.value()))));
+        if let Some(name) = fact_name(kv, &self.facts_prefix()) {
+            let value = (event.event_type() == EventType::Put).then(|| fact_value(kv));
+            events.push(Heard { name, value, revision: kv.mod_revision() });
         }
     }
 
-    /// Tells of what was heard up to this revision.
-    pub(crate) fn take_facts(&self, events: Events, revision: i64) -> Result<(), String> {
-        if events.iter().any(|(name, _)| name == GENERATION) {
+    /// Tells of what was heard up to this revision. True: they are in trouble, and something was removed, so
+    /// that it may be over.
+    pub(crate) fn take_facts(&self, mut events: Events, revision: i64) -> Result<bool, String> {
+        let known = self.facts.borrow().clone();
+        if known.trouble.is_none() {
+            // They may have been listed again meanwhile.
+            events.retain(|event| known.revision < event.revision);
+        }
+        if events.iter().any(|event| event.name == GENERATION) {
             // The session after this one begins with what is there then.
-            return Err("it lost its data; what this node knows is put back".into());
+            return Err(LOST.into());
         }
-        if events.is_empty() {
-            return Ok(());
+        if known.trouble.is_some() {
+            return Ok(events.iter().any(|event| event.value.is_none()));
         }
-        self.facts.send_if_modified(|facts| {
-            if facts.trouble.is_some() {
-                return false;
-            }
-            let facts = Arc::make_mut(facts);
-            facts.revision = facts.revision.max(revision);
-            for (name, value) in events {
-                match value {
-                    Some(value) if facts.entries.len() < FACTS_MAX => {
-                        facts.entries.insert(name, value);
-                    }
-                    Some(_) => {}
-                    None => drop(facts.entries.remove(&name)),
-                }
-            }
-            true
-        });
-        Ok(())
+        drop(known);
+        if !events.is_empty() {
+            let prefix = self.facts_prefix();
+            self.facts.send_modify(|facts| Arc::make_mut(facts).take(events, revision, &prefix));
+        }
+        Ok(false)
     }
 
     /// They are as they were, and cannot be heard.
     pub(crate) fn lose_facts(&self, why: &str) {
         *self.client.lock() = None;
-        self.facts.send_modify(|facts| Arc::make_mut(facts).trouble = Some(why.to_owned()));
+        self.facts.send_modify(|facts| {
+            let facts = Arc::make_mut(facts);
+            (facts.trouble, facts.is_overfull) = (Some(why.to_owned()), false);
+        });
     }
 }
 
 /// The name of a fact; `None`: it is none, or nobody's who writes names as we do.
-fn fact_name(key: &[u8], prefix: &str) -> Option<String> {
-    let name = key.strip_prefix(prefix.as_bytes())?;
+fn fact_name(kv: &KeyValue, prefix: &str) -> Option<String> {
+    name_of(kv.key(), prefix)
+}
+
+fn name_of(key: &[u8], prefix: &str) -> Option<String> {
+    let name = key.strip_prefix(prefix.as_bytes()).filter(|name| name.len() <= FACT_BYTES_MAX)?;
     std::str::from_utf8(name).ok().map(str::to_owned)
+}
+
+/// Its value. Larger ones than we write are somebody else's, and held by nobody.
+fn fact_value(kv: &KeyValue) -> Arc<[u8]> {
+    Arc::from(if kv.value().len() <= FACT_BYTES_MAX { kv.value() } else { &[] })
 }
 
 #[cfg(test)]
@@ -237,8 +321,56 @@ mod tests {
         let below: Vec<_> = facts.below("pins/").map(|(name, _)| name).collect();
         assert_eq!(below, ["a", "b/c"]);
         assert_eq!(facts.below("x/").count(), 0);
-        assert_eq!(fact_name(b"/f/x/facts/pins/a", "/f/x/facts/").as_deref(), Some("pins/a"));
-        assert_eq!(fact_name(b"/f/x/facts/\xff", "/f/x/facts/"), None);
-        assert_eq!(fact_name(b"/f/x/members/1", "/f/x/facts/"), None);
+        assert_eq!(name_of(b"/f/x/facts/pins/a", "/f/x/facts/").as_deref(), Some("pins/a"));
+        assert_eq!(name_of(b"/f/x/facts/\xff", "/f/x/facts/"), None);
+        assert_eq!(name_of(b"/f/x/members/1", "/f/x/facts/"), None);
+    }
+
+    fn held(names: impl Iterator<Item = String>) -> Facts {
+        let entries = names.map(|name| (name, Arc::from(&b"x"[..]))).collect();
+        Facts { entries, trouble: None, ..Facts::default() }
+    }
+
+    fn heard(name: &str, value: Option<&str>, revision: i64) -> Heard {
+        let value = value.map(|value| Arc::from(value.as_bytes()));
+        Heard { name: name.into(), value, revision }
+    }
+
+    #[test]
+    fn the_last_fact_that_fits_is_written_and_what_makes_room_always() {
+        let put = |name: &str| Change::Put(name.into(), Vec::new());
+        let refused = |facts: &Facts, changes: &[Change]| facts.refuses(changes, "/f/");
+        let facts = held((1..FACTS_MAX).map(|at| format!("{at:05}")));
+        assert_eq!(refused(&facts, &[put("a")]), None);
+        let said = refused(&facts, &[put("a"), put("b")]).expect("all of one change count");
+        assert!(said.contains("no more than 10000"), "{said}");
+        let mut facts = held((0..FACTS_MAX).map(|at| format!("{at:05}")));
+        assert!(refused(&facts, &[put("a")]).is_some());
+        assert_eq!(refused(&facts, &[put("00001")]), None, "it is there already");
+        let removal = [put("note"), Change::RemoveBelow("0".into())];
+        assert_eq!(refused(&facts, &removal), None);
+        // A removal is no way around it.
+        let many = [put("a"), put("b"), Change::Remove("c".into())];
+        assert!(refused(&facts, &many).is_some());
+        // By others' hands there are more than are heard.
+        (facts.trouble, facts.is_overfull) = (Some("too many".into()), true);
+        assert_eq!(refused(&facts, &removal), None);
+        assert_eq!(refused(&facts, &[put("00001")]).as_deref(), Some("too many"));
+        facts.is_overfull = false;
+        assert_eq!(refused(&facts, &removal).as_deref(), Some("too many"));
+        let large = [Change::Put("a".into(), vec![0; FACT_BYTES_MAX])];
+        assert!(refused(&held(std::iter::empty()), &large).unwrap().contains("bytes"));
+    }
+
+    #[test]
+    fn what_is_there_is_changed_at_the_limit_too_and_one_more_is_trouble() {
+        let mut facts = held((0..HEARD_MAX).map(|at| format!("{at:05}")));
+        facts.take(vec![heard("00007", Some("new"), 5)], 5, "/f/");
+        assert_eq!((&*facts.entries["00007"], facts.revision), (&b"new"[..], 5));
+        assert_eq!(facts.trouble, None);
+        facts.take(vec![heard("00007", None, 6), heard("a", Some("x"), 6)], 6, "/f/");
+        assert_eq!((facts.entries.len(), &facts.trouble), (HEARD_MAX, &None));
+        facts.take(vec![heard("b", Some("x"), 7)], 7, "/f/");
+        assert!(facts.is_overfull && facts.trouble.unwrap().contains("remove some"));
     }
 }

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{Client, DeleteOptions, Permission, PermissionType};
+use etcd_client::{Client, DeleteOptions, Permission, PermissionType, Txn, TxnOp};
 use feedline_cluster::{Change, Etcd, EtcdSecrets, EtcdUrls, Facts, Sources};
 use feedline_testkit::{MemorySource, RealClock};
 use rcgen::{
@@ -74,6 +74,10 @@ impl Server {
     fn signal(&self, signal: Signal) {
         let child = self.child.as_ref().unwrap();
         kill_process(Pid::from_child(child), signal).unwrap();
+        // A thread that runs just now stops a moment later.
+        while signal == Signal::STOP && !has_stopped(child.id()) {
+            std::thread::yield_now();
+        }
     }
 
     fn kill(&mut self) {
@@ -133,6 +137,16 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// True if no thread of it runs or can be woken; one that waits for a disk (D) stops before it goes on.
+fn has_stopped(pid: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    threads.flatten().all(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+        state.is_empty() || state.starts_with(['T', 't', 'D', 'Z'])
+    })
 }
 
 fn trouble(node: &Node) -> Option<String> {
@@ -429,6 +443,53 @@ async fn more_facts_than_one_usual_answer_holds_are_heard_and_an_etcd_that_stand
     assert_eq!(two.facts().borrow().entries.len(), 1_000, "they stay as they were");
     server.signal(Signal::CONT);
     facts_are(&two, "etcd to be heard again", |facts| facts.trouble.is_none()).await;
+    all_hear(&nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_facts_as_are_taken_are_heard_and_too_many_only_until_some_are_removed() {
+    let server = Server::started();
+    let bucket = MemorySource::new(SOURCE);
+    let url = format!("{}/lab", server.url());
+    let member = |number| server.member(number, &url, EtcdSecrets::default(), &bucket);
+    let (first, one) = member(1);
+    facts_are(&one, "etcd to be heard", |facts| facts.trouble.is_none()).await;
+    let put = |at: usize| Change::Put(format!("x/{at:05}"), Vec::new());
+    for some in 0..100 {
+        let some: Vec<_> = (some * 100..(some + 1) * 100).map(put).collect();
+        one.change_facts(&some).await.unwrap();
+    }
+    // The last one that is taken locks nobody out,
+    facts_are(&one, "all to be heard", |facts| facts.entries.len() == 10_000).await;
+    let (second, two) = member(2);
+    facts_are(&two, "all to be heard", |facts| facts.entries.len() == 10_000).await;
+    assert_eq!(two.facts().borrow().trouble, None);
+    assert!(two.change_facts(&[put(10_000)]).await.unwrap_err().contains("no more than"));
+    // and what is too much, by another's hand, is told and can be removed by who joins meanwhile.
+    let mut client = server.client().await;
+    for some in 0..12 {
+        let put = |at| TxnOp::put(format!("/feedline/lab/facts/y/{at:05}"), "", None);
+        let some: Vec<_> = (some * 100..(some + 1) * 100).map(put).collect();
+        client.txn(Txn::new().and_then(some)).await.unwrap();
+    }
+    facts_are(&one, "the trouble", |facts| facts.is_overfull).await;
+    let (third, three) = member(3);
+    let said = facts_are(&three, "the trouble", |facts| facts.is_overfull).await.trouble.clone();
+    assert!(said.as_ref().unwrap().contains("remove some"), "{said:?}");
+    let nodes = [first, second, third];
+    for node in &nodes {
+        node.knows(3).await;
+    }
+    assert!(three.change_facts(&[put(0)]).await.is_err());
+    three.change_facts(&[Change::RemoveBelow("y/".into())]).await.unwrap();
+    for etcd in [&one, &two, &three] {
+        let all = |facts: &Facts| facts.trouble.is_none() && facts.entries.len() == 10_000;
+        facts_are(etcd, "all to be heard again", all).await;
+    }
+    // What nobody of us writes is not held, whatever its size, and ends no session.
+    client.put("/feedline/lab/facts/y/large", vec![b'x'; 1 << 20], None).await.unwrap();
+    let large = facts_are(&two, "it", |facts| facts.entries.contains_key("y/large")).await;
+    assert!(large.entries["y/large"].is_empty());
     all_hear(&nodes).await;
 }
 
