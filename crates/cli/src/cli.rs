@@ -66,7 +66,7 @@ The exit code is 1 when a node did not answer: it is named, and the others are d
     #[command(
         after_help = "In a cluster each node keeps what it owns of it, so that the whole is kept once; --node-only keeps
 everything here, copies of what others own too. The exit code is 1 when a node did not answer. With etcd the pin is kept
-there: who did not answer, or joins later, learns of it; while etcd is away nothing is pinned.\n\nExample:\n  feedline pin /mnt/data/val"
+there: who was silent, or joins later, learns of it; while etcd is away nothing is pinned.\n\nExample:\n  feedline pin /mnt/data/val"
     )]
     Pin(usage::Args),
     /// Take back a pin.

@@ -81,6 +81,9 @@ pub struct Unheard {
     /// True if it is no node but an etcd or a name in DNS: which nodes there are is not known.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub source: bool,
+    /// True if it was heard, and did not do what it was asked: it says no, or is of another version.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub refused: bool,
 }
 
 /// What something means on each node: how much is cached (`du`), was dropped (`free`), is kept (`pin`).
@@ -90,7 +93,7 @@ pub struct WideUsage {
     pub nodes: Vec<NodeUsage>,
     /// Those that did not: what they hold is not in the numbers, and what was to be done may not be done there.
     pub unheard: Vec<Unheard>,
-    /// What was to be done stands in etcd: those that did not answer learn of it there.
+    /// What was to be done stands in etcd: those that were silent learn of it there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub noted: bool,
     /// Files that are complete on at least one node.

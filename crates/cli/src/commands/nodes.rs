@@ -58,7 +58,8 @@ fn silent(node: &Unheard) -> String {
         return format!("{} {}", node.address, node.why);
     }
     let id = node.node.as_deref().map_or_else(String::new, |id| format!("{} at ", short(id)));
-    format!("node {id}{} did not answer: {}", node.address, node.why)
+    let did = if node.refused { "did not do it" } else { "did not answer" };
+    format!("node {id}{} {did}: {}", node.address, node.why)
 }
 
 /// Of an id so much that it names one of any number of nodes that somebody has.

@@ -55,13 +55,17 @@ pub(crate) fn run(verb: Verb, args: &Args) -> Outcome {
     }
     let all = usage.cluster.unwrap_or_default();
     if all.noted && !args.json {
-        nodes::write_unheard(&mut out, &all.unheard, "it learns of it from etcd")?;
+        let silent: Vec<_> = all.unheard.iter().filter(|it| !it.refused).cloned().collect();
+        nodes::write_unheard(&mut out, &silent, "it learns of it from etcd")?;
     }
     out.flush()?;
     match verb {
         Verb::Du => {}
-        // They will do it when they are back.
-        Verb::Pin | Verb::Unpin if all.noted => {}
+        // Who is silent will do it when it is back; who answered, and did not do it, may never.
+        Verb::Pin | Verb::Unpin if all.noted => {
+            let refused: Vec<_> = all.unheard.into_iter().filter(|it| it.refused).collect();
+            nodes::fail_if_unheard(&refused, "it may not be done there")?
+        }
         // An answer that was lost, or cut short, says nothing of what was done.
         Verb::Free | Verb::Pin | Verb::Unpin => {
             nodes::fail_if_unheard(&all.unheard, "it may not be done there")?

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use feedline_cluster::{Cluster, ClusterStatus, PeerState, PeerStatus, SourceStatus};
+use feedline_cluster::{
+    Cluster, ClusterStatus, Fault, PeerState, PeerStatus, Reason, SourceStatus,
+};
 use feedline_gateway::api::{NodeSummary, NodeUsage, Unheard};
 use feedline_model::ObjectId;
 use futures::future::join_all;
@@ -38,11 +40,44 @@ pub(super) struct Other {
     pub(super) usage: NodeUsage,
     /// Of a check: files that were bad.
     pub(super) corrupt: u64,
-    why: Option<String>,
+    why: Option<Why>,
+}
+
+/// Why a node has not done what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Why {
+    /// In words.
+    words: String,
+    /// It was heard, and did not do it.
+    refused: bool,
+}
+
+impl Why {
+    fn refused(words: impl Into<String>) -> Self {
+        Self { words: words.into(), refused: true }
+    }
+}
+
+impl From<Fault> for Why {
+    fn from(fault: Fault) -> Self {
+        let refused = match fault.reason {
+            Reason::Down | Reason::Unreachable | Reason::Silent | Reason::Full | Reason::Busy => {
+                false
+            }
+            // An older version has no such object to give.
+            Reason::NotCached
+            | Reason::Wrong
+            | Reason::Version
+            | Reason::Refused
+            | Reason::NotMounted
+            | Reason::Bucket => true,
+        };
+        Self { words: fault.message, refused }
+    }
 }
 
 impl Other {
-    fn new(node: String, address: String, why: Option<String>) -> Self {
+    fn new(node: String, address: String, why: Option<Why>) -> Self {
         let usage =
             NodeUsage { node: node.clone(), address: address.clone(), ..Default::default() };
         Self { node, address, usage, corrupt: 0, why }
@@ -101,9 +136,9 @@ impl<'a> Others<'a> {
         for (address, told) in told {
             let (node, why) = match told {
                 Ok(Told::Status { summary }) => (summary.node, None),
-                Ok(Told::Failed { message }) => (String::new(), Some(message)),
-                Ok(_) => (String::new(), Some("its answer makes no sense".to_owned())),
-                Err(fault) => (String::new(), Some(fault.message)),
+                Ok(Told::Failed { message }) => (String::new(), Some(Why::refused(message))),
+                Ok(_) => (String::new(), Some(Why::refused("its answer makes no sense"))),
+                Err(fault) => (String::new(), Some(fault.into())),
             };
             let is_known =
                 why.is_none() && (node == me || self.nodes.iter().any(|other| other.node == node));
@@ -123,12 +158,12 @@ impl<'a> Others<'a> {
         let mut told = Vec::new();
         for (at, answer) in join_all(asked).await {
             match answer {
-                Ok(Told::Failed { message }) => self.nodes[at].why = Some(message),
+                Ok(Told::Failed { message }) => self.nodes[at].why = Some(Why::refused(message)),
                 Ok(Told::Unknown) => {
-                    self.nodes[at].why = Some("it says what we do not know".into())
+                    self.nodes[at].why = Some(Why::refused("it says what we do not know"))
                 }
                 Ok(answer) => told.push((at, answer)),
-                Err(fault) => self.nodes[at].why = Some(fault.message),
+                Err(fault) => self.nodes[at].why = Some(fault.into()),
             }
         }
         told
@@ -142,7 +177,7 @@ impl<'a> Others<'a> {
             let mine = told.iter_mut().find(|(it, _)| *it == at).map(|(_, told)| told);
             let summary = match (mine, &other.why) {
                 (Some(Told::Status { summary }), _) => Ok(std::mem::take(&mut **summary)),
-                (_, Some(why)) => Err(why.clone()),
+                (_, Some(why)) => Err(why.words.clone()),
                 _ => Err("its answer makes no sense".to_owned()),
             };
             all.push((other.address.clone(), summary));
@@ -187,8 +222,8 @@ impl<'a> Others<'a> {
     pub(super) fn unheard(&self) -> Vec<Unheard> {
         let of = |other: &Other| {
             let node = (!other.node.is_empty()).then(|| other.node.clone());
-            let (address, why) = (other.address.clone(), other.why.clone()?);
-            Some(Unheard { node, address, why, source: false })
+            let Why { words: why, refused } = other.why.clone()?;
+            Some(Unheard { node, address: other.address.clone(), why, source: false, refused })
         };
         let nodes = self.nodes.iter().filter_map(of);
         self.silent.iter().cloned().chain(nodes).collect()
@@ -221,7 +256,7 @@ fn silent(source: &SourceStatus) -> Option<Unheard> {
         "has named nobody and cannot be heard: who the other nodes are is not known ({trouble})"
     );
     let address = format!("{} at {}", source.kind, source.place);
-    Some(Unheard { node: None, address, why, source: true })
+    Some(Unheard { node: None, address, why, source: true, refused: false })
 }
 
 /// A place that was not asked about is nobody's, and one that is named twice counts once.
@@ -253,6 +288,18 @@ mod tests {
         // The members of before are known; and who names none is believed.
         assert_eq!(silent(&source(1, Some("nobody listens"))), None);
         assert_eq!(silent(&source(0, None)), None);
+    }
+
+    #[test]
+    fn who_says_no_or_is_of_another_version_has_refused_and_who_is_silent_has_not() {
+        let refused = Reason::ALL.into_iter().filter(|reason| {
+            let fault = Fault { reason: *reason, message: "why".into() };
+            let why = Why::from(fault);
+            assert_eq!(why.words, "why");
+            why.refused
+        });
+        let labels: Vec<_> = refused.map(Reason::label).collect();
+        assert_eq!(labels, ["wrong", "version", "refused", "not_mounted", "not_cached", "bucket"]);
     }
 
     #[test]
