@@ -89,13 +89,18 @@ fn facts_of(facts: &Facts) -> impl Iterator<Item = JobFact> {
     facts.below(LOADS).filter_map(|(_, value)| serde_json::from_slice(value).ok())
 }
 
-/// Jobs that make room for so many more: those that began first.
+/// Jobs that make room for so many more: those that have ended, of these the ones that began first. What this node
+/// cannot read is a newer one's, and stays.
 fn surplus(facts: &Facts, more: usize) -> Vec<Change> {
-    let mut all: Vec<_> = facts_of(facts).map(|fact| (fact.job.started_ms, fact.job.id)).collect();
+    let age = |(name, value): (&str, &[u8])| {
+        let fact: JobFact = serde_json::from_slice(value).ok()?;
+        Some((fact.job.state.is_running(), fact.job.started_ms, name.to_owned()))
+    };
+    let mut all: Vec<_> = facts.below(LOADS).filter_map(age).collect();
     all.sort_unstable();
     let surplus = (all.len() + more).saturating_sub(JOBS_MAX);
     let first = all.into_iter().take(surplus);
-    first.map(|(_, id)| Change::Remove(format!("{LOADS}{id}"))).collect()
+    first.map(|(.., name)| Change::Remove(format!("{LOADS}{name}"))).collect()
 }
 
 impl NodeAdmin {
@@ -247,7 +252,7 @@ impl NodeAdmin {
             answer => {
                 let why = answer.err().unwrap_or_else(|| "its answer makes no sense".into());
                 Err(ApiError::unavailable(format!(
-                    "load {id} is the job of node {}, which did not do it: {why}; a job goes on when its node is back",
+                    "load {id} is the job of node {}, which did not confirm it: {why}; a job goes on when its node is back",
                     node.address
                 )))
             }
@@ -325,14 +330,17 @@ mod tests {
     #[test]
     fn the_jobs_that_began_first_make_room() {
         let fact = |at: usize| {
-            let job = job(&format!("j{at}"), at as u64);
+            let mut job = job(&format!("j{at}"), at as u64);
+            // The very first one still runs.
+            job.state = if at == 0 { LoadState::Loading } else { LoadState::Done };
             let fact = JobFact { node: "n".into(), address: "a:1".into(), job };
             let value = serde_json::to_vec(&fact).unwrap();
             (format!("{LOADS}j{at}"), Arc::from(value))
         };
-        let facts = Facts { entries: (0..JOBS_MAX).map(fact).collect(), ..Facts::default() };
+        let mut facts = Facts { entries: (0..JOBS_MAX).map(fact).collect(), ..Facts::default() };
+        facts.entries.insert(format!("{LOADS}new"), Arc::from(&b"{}"[..]));
         assert_eq!(surplus(&facts, 0), []);
-        let gone = ["j0", "j1"].map(|id| Change::Remove(format!("{LOADS}{id}")));
+        let gone = ["j1", "j2"].map(|id| Change::Remove(format!("{LOADS}{id}")));
         assert_eq!(surplus(&facts, 2), gone);
     }
 }
