@@ -327,6 +327,9 @@ pub struct MembersFrom {
     pub found: u64,
     /// Why it cannot be heard now: the members are those of before. `None`: all is well.
     pub trouble: Option<String>,
+    /// Of an etcd that names members: why the pins and load jobs there cannot be heard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub facts_trouble: Option<String>,
 }
 
 /// The S3 endpoint of a node. Counters run since the mount.

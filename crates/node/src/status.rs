@@ -157,7 +157,12 @@ fn cluster(node: &NodeAdmin) -> Option<ClusterStatus> {
         bytes: peer.bytes,
         passed_by: peer.passed.into_iter().map(|(by, count)| (by.label().into(), count)).collect(),
     });
+    let facts = node.chain().etcd.get().map(|etcd| etcd.facts().borrow().clone());
     let members_from = now.sources.into_iter().map(|it| MembersFrom {
+        facts_trouble: facts
+            .as_ref()
+            .filter(|_| it.kind == "etcd" && it.trouble.is_none())
+            .and_then(|facts| facts.trouble.clone()),
         source: it.kind.into(),
         place: it.place,
         found: it.found,

@@ -298,7 +298,13 @@ fn cluster_facts(cluster: &ClusterStatus) -> Vec<(&'static str, String)> {
         cluster.local_copies,
     );
     let sources = cluster.members_from.iter().map(|it| match &it.trouble {
-        None => format!("{} {}, {} found", it.source, it.place, output::count(it.found)),
+        None => {
+            let found = format!("{} {}, {} found", it.source, it.place, output::count(it.found));
+            match &it.facts_trouble {
+                None => found,
+                Some(why) => format!("{found}, PINS AND LOADS THERE CANNOT BE HEARD: {why}"),
+            }
+        }
         Some(why) => {
             format!("{} {} CANNOT BE HEARD, members stay as they are: {why}", it.source, it.place)
         }
