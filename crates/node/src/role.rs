@@ -494,13 +494,14 @@ async fn join_cluster(
     let chain = admin.chain();
     let joined = cluster::join(config, settings, chain, &chain.link, clock, tasks).await?;
     let (cluster, s3, etcd) = joined;
+    // Before anybody asks: a pin of another node is to stand there too.
+    if let Some(etcd) = etcd {
+        chain.etcd.set(etcd).expect("a node joins once");
+    }
     cluster.serve_loads(Arc::new(ForPeers(Arc::clone(&chain.loader))));
     cluster.serve_questions(Arc::new(Answers::new(Arc::downgrade(admin))));
     chain.cluster.set(cluster).expect("a node joins once");
     chain.s3.set(s3).expect("a node joins once");
-    if let Some(etcd) = etcd {
-        chain.etcd.set(etcd).expect("a node joins once");
-    }
     Ok(())
 }
 
