@@ -27,6 +27,7 @@ use crate::status;
 
 mod answers;
 mod facts;
+mod history;
 mod jobs;
 mod nodes;
 mod others;

@@ -55,9 +55,14 @@ impl Pins {
 
     /// Adds a path. Those below it are then implied and leave the list.
     pub(crate) fn add(&self, path: &str) -> io::Result<()> {
+        self.add_all([path.to_owned()].into())
+    }
+
+    /// The same with some at once.
+    pub(crate) fn add_all(&self, new: BTreeSet<String>) -> io::Result<()> {
         self.change(|paths| {
-            paths.retain(|pinned| !holds(path, pinned));
-            paths.insert(path.to_owned());
+            paths.retain(|pinned| !covers(&new, pinned));
+            paths.extend(new);
         })
     }
 
@@ -66,20 +71,19 @@ impl Pins {
         self.change(|paths| paths.retain(|pinned| !holds(path, pinned)))
     }
 
-    /// Has these alone in the list, without those that others imply. Gives what left the list and what came.
-    pub(crate) fn replace(
-        &self,
-        wanted: &BTreeSet<String>,
-    ) -> io::Result<(Vec<String>, Vec<String>)> {
-        let before: BTreeSet<_> = self.paths().into_iter().collect();
-        let is_implied =
-            |path: &String| wanted.iter().any(|above| above != path && holds(above, path));
-        let after: BTreeSet<_> = wanted.iter().filter(|path| !is_implied(path)).cloned().collect();
-        if before != after {
-            self.change(|paths| paths.clone_from(&after))?;
-        }
-        let gone = before.difference(&after).cloned().collect();
-        Ok((gone, after.difference(&before).cloned().collect()))
+    /// Removes a path alone: those below it stay.
+    pub(crate) fn remove_one(&self, path: &str) -> io::Result<()> {
+        self.change(|paths| paths.retain(|pinned| pinned != path))
+    }
+
+    /// True if the path is in the list by itself.
+    pub(crate) fn contains(&self, path: &str) -> bool {
+        self.paths.lock().contains(path)
+    }
+
+    /// True if exactly these are in the list.
+    pub(crate) fn are(&self, paths: &BTreeSet<String>) -> bool {
+        *self.paths.lock() == *paths
     }
 
     /// Changes the list, and keeps the change only if it reached the disk. The list is short and
@@ -95,8 +99,26 @@ impl Pins {
     }
 }
 
+/// These without those that others of them imply.
+pub(crate) fn outermost(paths: impl IntoIterator<Item = String>) -> BTreeSet<String> {
+    let all: BTreeSet<_> = paths.into_iter().collect();
+    let is_implied = |path: &str| above(path).any(|above| all.contains(above));
+    all.iter().filter(|path| !is_implied(path)).cloned().collect()
+}
+
+/// True if one of these is `path`, or above it.
+pub(crate) fn covers(paths: &BTreeSet<String>, path: &str) -> bool {
+    paths.contains(path) || above(path).any(|above| paths.contains(above))
+}
+
+/// The folders above a path, the root first.
+fn above(path: &str) -> impl Iterator<Item = &str> {
+    let root = (!path.is_empty()).then_some("");
+    root.into_iter().chain(path.match_indices('/').map(|(at, _)| &path[..at]))
+}
+
 /// True if `path` is `above` or lies below it. The root holds everything.
-fn holds(above: &str, path: &str) -> bool {
+pub(crate) fn holds(above: &str, path: &str) -> bool {
     match path.strip_prefix(above) {
         Some(rest) => above.is_empty() || rest.is_empty() || rest.starts_with('/'),
         None => false,
@@ -123,10 +145,16 @@ mod tests {
         pins.add("train").unwrap();
         assert_eq!(pins.paths(), ["train", "val"], "train/a is implied");
         assert_eq!(Pins::open(file.clone()).unwrap().paths(), ["train", "val"]);
-        let wanted = ["val/b", "val", "test"].map(str::to_owned).into();
-        let (gone, new) = pins.replace(&wanted).unwrap();
-        assert_eq!((gone, new), (vec!["train".to_owned()], vec!["test".to_owned()]));
-        assert_eq!(Pins::open(file.clone()).unwrap().paths(), ["test", "val"]);
+        // One below another goes in alone, and the other goes without it.
+        pins.change(|paths| paths.extend(["train/a".to_owned()])).unwrap();
+        pins.remove_one("train").unwrap();
+        assert!(pins.contains("train/a") && !pins.contains("train"));
+        let wanted = outermost(["val/b", "val", "train/a", "val-2"].map(str::to_owned));
+        assert_eq!(wanted.iter().collect::<Vec<_>>(), ["train/a", "val", "val-2"]);
+        assert_eq!(outermost(["a", "", "b/c"].map(str::to_owned)), [String::new()].into());
+        assert!(!pins.are(&wanted));
+        pins.add("val-2").unwrap();
+        assert!(pins.are(&wanted) && Pins::open(file.clone()).unwrap().are(&wanted));
         pins.remove("").unwrap();
         assert_eq!(Pins::open(file.clone()).unwrap().paths(), [""; 0]);
         std::fs::write(&file, "x").unwrap();

@@ -24,6 +24,8 @@ struct Lab<'a> {
     etcd: Option<Etcd>,
     /// As if each node were a machine of its own to who asks about jobs.
     own_run_dirs: bool,
+    /// Of each mount.
+    flags: &'static [&'static str],
 }
 
 impl<'a> Lab<'a> {
@@ -35,13 +37,38 @@ impl<'a> Lab<'a> {
         }
         sandbox.sim.put_object("b", "set/other/1.jpg", content("set/other/1.jpg", 2_000));
         let url = format!("http://{}", address(test, 3));
-        let mut lab = Self { sandbox, test, url, etcd: None, own_run_dirs: false };
+        let mut lab = Self { sandbox, test, url, etcd: None, own_run_dirs: false, flags: &[] };
         lab.start_etcd();
         lab
     }
 
     fn start_etcd(&mut self) {
         self.etcd = Some(Etcd::start(&self.sandbox.path(""), &self.url));
+    }
+
+    /// Copies the data of an etcd that does not run: as a backup is made, or put back.
+    fn copy_etcd(&self, from: &str, to: &str) {
+        let [from, to] = [from, to].map(|name| self.sandbox.path(name));
+        let _ = fs::remove_dir_all(&to);
+        let copied = Command::new("cp").arg("-a").args([from, to]).status().unwrap();
+        assert!(copied.success());
+    }
+
+    /// What a node has written down of the etcd that it heard last, once it `holds`.
+    fn wait_for_mark(&self, node: usize, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        let file = self.sandbox.path(&format!("cache-{node}/namespace/facts.json"));
+        let mark = || serde_json::from_slice(&fs::read(&file).unwrap_or_default());
+        wait_until(&format!("node {node} to write down {what}"), || {
+            mark().is_ok_and(|mark: Value| holds(&mark))
+        });
+        mark().unwrap()
+    }
+
+    /// Waits until a node knows that etcd names so many changes of pins.
+    fn wait_for_changes(&self, node: usize, count: usize) {
+        self.wait_for_mark(node, &format!("{count} changes"), |mark| {
+            mark["changes"].as_array().is_some_and(|changes| changes.len() == count)
+        });
     }
 
     /// Kills it, and takes its data from it if so told.
@@ -70,9 +97,22 @@ impl<'a> Lab<'a> {
         let listen = address(self.test, node);
         let args = ["mount", "s3://b", mnt.to_str().unwrap(), "--cache", &cache];
         let cluster = ["--listen", &listen, "--etcd", &self.url, "--fill", "off"];
-        let mut command = self.sandbox.feedline(&[&args[..], &cluster].concat());
+        let mut command = self.sandbox.feedline(&[&args[..], &cluster, self.flags].concat());
         self.at_home(node, &mut command);
         Ran::of(&mut command).ok();
+    }
+
+    /// Has a node alone, without etcd, do something.
+    fn without_etcd(&self, node: usize, verb: &str, path: &str) {
+        let mnt = self.mnt(node);
+        fs::create_dir_all(&mnt).unwrap();
+        let cache = format!("{}:512MiB", self.sandbox.path(&format!("cache-{node}")).display());
+        let (mnt, listen) = (mnt.to_str().unwrap().to_owned(), address(self.test, node));
+        let args = ["mount", "s3://b", &mnt, "--cache", &cache, "--fill", "off"];
+        let listen = ["--listen", &listen];
+        Ran::of(&mut self.sandbox.feedline(&[&args[..], &listen].concat())).ok();
+        self.run(node, &[verb], path).ok();
+        self.umount(node);
     }
 
     fn umount(&self, node: usize) {
@@ -157,7 +197,8 @@ fn a_pin_is_known_to_who_joins_later_or_was_down_and_outlives_etcd_and_its_data(
     lab.stop_etcd(false);
     lab.wait_for_etcd(&[0, 1], false);
     lab.run(0, &["pin"], "set/other").fails(1, &["etcd did not confirm it", "--node-only"]);
-    lab.run(1, &["unpin"], FOLDER).fails(1, &["nothing is unpinned now"]);
+    lab.run(1, &["unpin"], FOLDER)
+        .fails(1, &["nothing is unpinned now", "what was pinned on this node alone"]);
     lab.run(1, &["unpin", "--node-only"], FOLDER).fails(2, &["pinned in the whole cluster"]);
     lab.run(0, &["pin", "--node-only"], "set/other").ok();
     assert!(!lab.is_pinned(1, "set/other"));
@@ -181,10 +222,15 @@ fn a_pin_is_known_to_who_joins_later_or_was_down_and_outlives_etcd_and_its_data(
     // etcd loses all: the nodes put it back, and who never knew it learns it.
     lab.run(1, &["pin"], FOLDER).ok();
     lab.wait_for_pin(&[0, 1], FOLDER, true);
+    let before = lab.wait_for_mark(0, "etcd", |_| true)["generation"].clone();
     lab.stop_etcd(true);
     lab.wait_for_etcd(&[0, 1], false);
     lab.start_etcd();
     lab.wait_for_etcd(&[0, 1], true);
+    // Both are done with it: what one puts back later would undo what is taken back below.
+    for node in [0, 1] {
+        lab.wait_for_mark(node, "the new etcd", |mark| mark["generation"] != before);
+    }
     lab.mount(2, 3);
     lab.wait_for_pin(&[0, 1, 2], FOLDER, true);
     // And it is unpinned once, by anybody, for all.
@@ -201,26 +247,98 @@ fn a_pin_of_nodes_that_had_no_etcd_moves_there() {
     let sandbox = Sandbox::new();
     let lab = Lab::new(&sandbox, 42);
     // A cluster of a list first, of one.
-    let mnt = lab.mnt(0);
-    fs::create_dir_all(&mnt).unwrap();
-    let cache = format!("{}:512MiB", sandbox.path("cache-0").display());
-    let listen = address(42, 0);
-    let args = ["mount", "s3://b", mnt.to_str().unwrap(), "--cache", &cache, "--fill", "off"];
-    let without_etcd = |verb: &str, path: &str| {
-        Ran::of(&mut sandbox.feedline(&[&args[..], &["--listen", &listen]].concat())).ok();
-        lab.run(0, &[verb], path).ok();
-        lab.umount(0);
-    };
-    without_etcd("pin", FOLDER);
+    lab.without_etcd(0, "pin", FOLDER);
     lab.mount(0, 1);
     lab.mount(1, 2);
     lab.wait_for_pin(&[0, 1], FOLDER, true);
     // Without it for once: what is pinned then is not lost to an etcd that does not know it.
     lab.umount(0);
-    without_etcd("pin", "set/other");
+    lab.without_etcd(0, "pin", "set/other");
     lab.mount(0, 2);
     lab.wait_for_pin(&[0, 1], "set/other", true);
     assert!(lab.is_pinned(0, FOLDER) && lab.is_pinned(1, FOLDER));
+    // And what was taken back meanwhile stays so, though another pin is made without it.
+    lab.wait_for_changes(0, 2);
+    lab.umount(0);
+    lab.run(1, &["unpin"], "set").ok();
+    lab.without_etcd(0, "pin", "set/other");
+    lab.mount(0, 2);
+    lab.wait_for_pin(&[0, 1], "set/other", true);
+    lab.wait_for_changes(0, 4);
+    lab.wait_for_pin(&[0, 1], FOLDER, false);
+    assert!(lab.is_pinned(0, "set/other") && lab.is_pinned(1, "set/other"));
+    (0..2).for_each(|node| lab.umount(node));
+    sandbox.assert_gone();
+}
+
+#[test]
+fn an_etcd_that_is_put_back_from_an_older_copy_unpins_nothing_however_much_is_written_after() {
+    let sandbox = Sandbox::new();
+    sandbox.sim.put_object("b", "set/third/1.jpg", content("set/third/1.jpg", 2_000));
+    let mut lab = Lab::new(&sandbox, 46);
+    lab.mount(0, 1);
+    lab.wait_for_etcd(&[0], true);
+    lab.run(0, &["pin"], "set/other").ok();
+    lab.stop_etcd(false);
+    lab.wait_for_etcd(&[0], false);
+    lab.copy_etcd("etcd", "etcd-copy");
+    lab.start_etcd();
+    lab.wait_for_etcd(&[0], true);
+    lab.run(0, &["pin"], FOLDER).ok();
+    lab.wait_for_changes(0, 2);
+    lab.umount(0);
+    lab.stop_etcd(true);
+    lab.copy_etcd("etcd-copy", "etcd");
+    lab.start_etcd();
+    // Nodes that come and go, and as many changes of pins, take it past all that the first node has heard.
+    for _ in 0..5 {
+        lab.start(1);
+        lab.wait_for_etcd(&[1], true);
+        lab.umount(1);
+    }
+    lab.start(1);
+    lab.wait_for_etcd(&[1], true);
+    lab.wait_for_pin(&[1], "set/other", true);
+    lab.run(1, &["pin"], "set/third").ok();
+    assert!(!lab.is_pinned(1, FOLDER));
+    lab.mount(0, 2);
+    lab.wait_for_pin(&[0, 1], FOLDER, true);
+    lab.wait_for_pin(&[0, 1], "set/third", true);
+    assert!(lab.is_pinned(0, "set/other") && lab.is_pinned(1, "set/other"));
+    (0..2).for_each(|node| lab.umount(node));
+    sandbox.assert_gone();
+}
+
+#[test]
+fn a_pin_of_a_folder_that_is_gone_is_taken_back_and_a_list_that_went_astray_is_mended() {
+    let sandbox = Sandbox::new();
+    let mut lab = Lab::new(&sandbox, 48);
+    lab.flags = &["--metadata-ttl", "1s"];
+    lab.mount(0, 1);
+    lab.mount(1, 2);
+    for path in ["set/other", FOLDER] {
+        lab.run(0, &["pin"], path).ok();
+        lab.wait_for_pin(&[0, 1], path, true);
+    }
+    sandbox.sim.delete_object("b", "set/other/1.jpg");
+    for node in [0, 1] {
+        wait_until("the folder to be missed", || {
+            lab.run(node, &["stat"], "set/other").code != Some(0)
+        });
+    }
+    lab.run(1, &["unpin"], "set/other").ok();
+    lab.run(1, &["unpin"], "set/other").fails(3, &["no such file"]);
+    lab.wait_for_changes(0, 4);
+    lab.umount(0);
+    let list = sandbox.path("cache-0/namespace/shared-pins.json");
+    assert_eq!(fs::read_to_string(&list).unwrap().matches("set/").count(), 1);
+    fs::write(&list, r#"["set/other", "else"]"#).unwrap();
+    lab.mount(0, 2);
+    lab.wait_for_pin(&[0, 1], FOLDER, true);
+    wait_until("the list to be as etcd has it", || {
+        let list = fs::read_to_string(&list).unwrap();
+        !list.contains("other") && !list.contains("else")
+    });
     (0..2).for_each(|node| lab.umount(node));
     sandbox.assert_gone();
 }

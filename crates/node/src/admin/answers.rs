@@ -170,7 +170,9 @@ impl NodeAdmin {
             return Told::Failed { message: "it does not mount this".into() };
         }
         // Who asks has no etcd, or does not know of facts: what only this node knew would not last.
-        if !noted && let Err(error) = self.note_pins(places, on).await {
+        if noted {
+            self.hear_of_pins(places, on).await;
+        } else if let Err(error) = self.note_pins(places, on).await {
             return Told::Failed { message: error.message };
         }
         let (mut files, mut bytes) = (0, 0);

@@ -1,12 +1,11 @@
 //! Pins as facts of the cluster: in etcd for all nodes, with a copy in this node's directory.
 //!
-//! etcd has the last word while it is the one that this node knows: what is not there any more was unpinned. One of
-//! another generation, or set back to an earlier revision, has lost something: then this node puts back what it
-//! knows, and both together count. So a pin may come back after such a loss, and none is lost by it.
+//! etcd has the last word while it is the one that this node knows: what is not there any more was unpinned. One that
+//! has lost something (`history`) has not: then this node puts back what it knows, and both together count. So a pin
+//! may come back after such a loss, and none is lost by it.
 
-use std::collections::BTreeSet;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,12 +13,14 @@ use feedline_cluster::{Change, Etcd, Facts};
 use feedline_gateway::ApiError;
 use feedline_gateway::api::Usage;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::runtime::Handle;
 
 use super::NodeAdmin;
+use super::history::{Mark, one_more};
 use super::question::Place;
-use crate::files;
+use crate::cluster;
+use crate::pins::{self, Pins};
 
 /// Where pins stand among the facts.
 const PINS: &str = "pins/";
@@ -27,46 +28,30 @@ const PINS: &str = "pins/";
 /// The file of a [`Mark`], beside the list of pins.
 const MARK: &str = "facts.json";
 
+/// The file of the paths that were pinned while this node ran without the etcd that it knows.
+const UNNOTED: &str = "unnoted-pins.json";
+
 /// What stays as it is in the name of a fact, for people who look into etcd.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_');
 
-/// Changes at once at most: etcd takes 128 as it is delivered.
+/// Changes at once at most: etcd takes 128 as it is delivered, and what names them goes along.
 const CHANGES_MAX: usize = 100;
 
 /// The pause before what could not be done is tried again.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// Which etcd this node has heard last, and up to where.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Mark {
-    generation: String,
-    revision: i64,
-}
+/// How often the list is compared with etcd though nothing was heard.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 
-impl Mark {
-    /// None, or a damaged one, is that of an etcd that was never heard: then nothing is unpinned.
-    fn read(file: &Path) -> Self {
-        let text = std::fs::read(file).unwrap_or_default();
-        serde_json::from_slice(&text).unwrap_or_default()
-    }
-
-    fn write(&self, file: &Path) -> io::Result<()> {
-        let text = serde_json::to_vec(self).map_err(io::Error::other)?;
-        files::replace(file, &text, true)
-    }
-
-    /// True if these facts hold all that was heard before.
-    fn goes_on_in(&self, facts: &Facts) -> bool {
-        self.generation == facts.generation && self.revision <= facts.revision
-    }
-}
+/// How long what etcd has confirmed may take to be heard from it: moments, unless it falls silent.
+const HEARD_WITHIN: Duration = Duration::from_secs(4);
 
 /// What has been done of the facts.
 struct Followed {
     file: PathBuf,
     mark: Mark,
-    /// The pins of that time.
-    pins: Option<BTreeSet<String>>,
+    /// See [`UNNOTED`].
+    unnoted: Pins,
     /// The operator has been told that etcd does not take what this node knows.
     is_warned: bool,
 }
@@ -89,7 +74,27 @@ fn place_of(name: &str) -> Option<Place> {
     let (source, key) = name.split_once('/')?;
     let source = u64::from_str_radix(source, 16).ok()?;
     let key = percent_decode_str(key).decode_utf8().ok()?.into_owned();
-    Some(Place { source, key })
+    let place = Place { source, key };
+    // One that is written otherwise would not be found by who unpins it.
+    (fact_name(&place).strip_prefix(PINS) == Some(name)).then_some(place)
+}
+
+/// What pins these places; each once, though it may be mounted twice.
+fn additions(places: impl IntoIterator<Item = Place>, note: &Note) -> Vec<Change> {
+    let note = serde_json::to_vec(note).expect("plain data");
+    let named: BTreeMap<_, _> =
+        places.into_iter().map(|place| (fact_name(&place), note.clone())).collect();
+    named.into_iter().map(|(name, note)| Change::Put(name, note)).collect()
+}
+
+/// True if a place, or something below it, is pinned in etcd.
+fn any_below(facts: &Facts, place: &Place) -> bool {
+    let holds = |change: Change| match change {
+        Change::Remove(name) => facts.entries.contains_key(&name),
+        Change::RemoveBelow(folder) => facts.below(&folder).next().is_some(),
+        Change::Put(..) => false,
+    };
+    removal(place).into_iter().any(holds)
 }
 
 /// What unpins a place and all below it.
@@ -105,48 +110,79 @@ impl NodeAdmin {
     /// Pins or unpins in etcd. False: there is none to be told.
     pub(super) async fn note_pins(&self, places: &[Place], on: bool) -> Result<bool, ApiError> {
         let Some(etcd) = self.chain.etcd.get() else {
-            if on {
-                self.forget_mark()?;
-            }
+            self.keep_for_etcd(places, on)?;
             return Ok(false);
         };
         let changes: Vec<_> = if on {
-            places.iter().map(|place| self.addition(place)).collect()
+            additions(places.iter().cloned(), &self.note())
         } else {
             places.iter().flat_map(removal).collect()
         };
-        self.change_facts(etcd, &changes).await.map_err(|why| {
-            let verb = if on { "pinned" } else { "unpinned" };
-            let done = if on { "pin" } else { "unpin" };
+        self.change_pins_in(etcd, &changes).await.map_err(|why| {
+            let (verb, here) = if on {
+                ("pinned", "use `pin --node-only` for this node alone")
+            } else {
+                ("unpinned", "`unpin --node-only` takes back what was pinned on this node alone")
+            };
             ApiError::unavailable(format!(
                 "etcd did not confirm it ({why}), and pins of the cluster are kept there so that every node knows \
-                 them: nothing is {verb} now, unless etcd took it and its answer was lost; try again when `feedline status` shows that etcd is heard, or use \
-                 `{done} --node-only` for this node alone"
+                 them: nothing is {verb} now, unless etcd took it and its answer was lost; try again when \
+                 `feedline status` shows that etcd is heard; {here}"
             ))
         })?;
+        self.hear_of_pins(places, on).await;
         Ok(true)
     }
 
-    /// A node that runs without etcd for once pins what etcd does not know: that is put there later, not unpinned.
-    fn forget_mark(&self) -> Result<(), ApiError> {
-        let file = self.shared_pins.beside(MARK);
-        match std::fs::remove_file(&file) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(ApiError::internal(format!("{}: {error}", file.display())))
+    /// Waits a moment until this node has heard what stands in etcd: else it would go on with an earlier word.
+    pub(super) async fn hear_of_pins(&self, places: &[Place], on: bool) {
+        let Some(etcd) = self.chain.etcd.get() else { return };
+        let is_so = |facts: &Facts, place: &Place| {
+            if on {
+                facts.entries.contains_key(&fact_name(place))
+            } else {
+                !any_below(facts, place)
             }
-            _ => Ok(()),
+        };
+        let mut heard = etcd.facts();
+        let heard = heard.wait_for(|facts| {
+            facts.trouble.is_some() || places.iter().all(|place| is_so(facts, place))
+        });
+        tokio::select! {
+            _ = heard => {}
+            () = self.clock.sleep(HEARD_WITHIN) => {}
         }
     }
 
-    fn addition(&self, place: &Place) -> Change {
-        let node = self.chain.cluster.get().map(|cluster| cluster.status().node.to_string());
-        let note = Note { node: node.unwrap_or_default(), since_ms: self.clock.unix_ms() };
-        Change::Put(fact_name(place), serde_json::to_vec(&note).expect("plain data"))
+    /// True if etcd pins one of these places, or something below.
+    pub(super) fn is_noted(&self, places: &[Place]) -> bool {
+        let facts = self.chain.etcd.get().map(|etcd| etcd.facts().borrow().clone());
+        facts.is_some_and(|facts| places.iter().any(|place| any_below(&facts, place)))
     }
 
-    async fn change_facts(&self, etcd: &Etcd, changes: &[Change]) -> Result<(), String> {
+    /// A node that runs without its etcd for once pins what that does not know: it is put there later, not unpinned.
+    fn keep_for_etcd(&self, places: &[Place], on: bool) -> Result<(), ApiError> {
+        if !Mark::read(&self.shared_pins.beside(MARK)).is_of_any() {
+            // Who never heard one will tell it all.
+            return Ok(());
+        }
+        let mounted = self.mounted_places();
+        let mut paths = places.iter().flat_map(|place| place.paths(&mounted));
+        let kept = Pins::open(self.shared_pins.beside(UNNOTED)).and_then(|unnoted| {
+            paths.try_for_each(|path| if on { unnoted.add(&path) } else { unnoted.remove(&path) })
+        });
+        kept.map_err(|error| ApiError::internal(error.to_string()))
+    }
+
+    fn note(&self) -> Note {
+        let node = self.chain.cluster.get().map(|cluster| cluster.status().node.to_string());
+        Note { node: node.unwrap_or_default(), since_ms: self.clock.unix_ms() }
+    }
+
+    async fn change_pins_in(&self, etcd: &Etcd, changes: &[Change]) -> Result<(), String> {
         for some in changes.chunks(CHANGES_MAX) {
-            etcd.change_facts(some).await?;
+            let named = one_more(&etcd.facts().borrow().clone(), cluster::random_number());
+            etcd.change_facts(&[some, &named].concat()).await?;
         }
         Ok(())
     }
@@ -160,14 +196,16 @@ impl NodeAdmin {
                 "/{path} is pinned in the whole cluster: unpin it without --node-only"
             )));
         }
-        self.unpin_below(path).await
+        self.unpin_below(path, false).await
     }
 
     /// Hears of the facts, if there is an etcd, and does what they say.
     pub(crate) fn follow_facts(self: &Arc<Self>, tasks: &Handle) {
         let Some(etcd) = self.chain.etcd.get().cloned() else { return };
-        let file = self.shared_pins.beside(MARK);
-        let mut followed = Followed { mark: Mark::read(&file), file, pins: None, is_warned: false };
+        let mut followed = match self.followed() {
+            Ok(followed) => followed,
+            Err(error) => return tracing::error!("pins of the cluster are not followed: {error}"),
+        };
         let (weak, clock) = (Arc::downgrade(self), Arc::clone(&self.clock));
         let (mut stop, mut heard) = (self.stop.subscribe(), etcd.facts());
         drop(tasks.spawn(async move {
@@ -177,66 +215,88 @@ impl NodeAdmin {
                     Some(admin) => admin.take_pins(&etcd, &facts, &mut followed).await,
                     None => return,
                 };
+                let pause = if is_done { LOOK_EVERY } else { AGAIN };
                 tokio::select! {
                     changed = heard.changed() => if changed.is_err() { return },
-                    () = clock.sleep(AGAIN), if !is_done => {}
+                    () = clock.sleep(pause) => {}
                     _ = stop.wait_for(|stop| *stop) => return,
                 }
             }
         }));
     }
 
+    /// What was done in earlier runs.
+    fn followed(&self) -> std::io::Result<Followed> {
+        let file = self.shared_pins.beside(MARK);
+        let unnoted = Pins::open(self.shared_pins.beside(UNNOTED))?;
+        Ok(Followed { mark: Mark::read(&file), file, unnoted, is_warned: false })
+    }
+
     /// Has the pins that etcd has. False: to be tried again.
-    async fn take_pins(&self, etcd: &Etcd, facts: &Facts, followed: &mut Followed) -> bool {
+    async fn take_pins(&self, etcd: &Etcd, facts: &Arc<Facts>, followed: &mut Followed) -> bool {
         if facts.trouble.is_some() {
             return true;
         }
         let goes_on = followed.mark.goes_on_in(facts);
-        let names: BTreeSet<_> = facts.below(PINS).map(|(name, _)| name.to_owned()).collect();
-        if goes_on && followed.pins.as_ref() == Some(&names) {
+        let back = if goes_on {
+            let mut unnoted = followed.unnoted.paths();
+            unnoted.retain(|path| self.shared_pins.covering(path).is_some());
+            unnoted
+        } else {
+            self.shared_pins.paths()
+        };
+        let mounted = self.mounted_places();
+        let places = facts.below(PINS).filter_map(|(name, _)| place_of(name));
+        let paths = places.flat_map(|place| place.paths(&mounted));
+        let wanted = pins::outermost(paths.chain(back.iter().cloned()));
+        let is_known = goes_on && back.is_empty() && followed.mark.is_up_to_date(facts);
+        if is_known && self.shared_pins.are(&wanted) {
             return true;
         }
-        let mounted = self.mounted_places();
-        let places = names.iter().filter_map(|name| place_of(name));
-        let mut wanted: BTreeSet<_> = places.flat_map(|place| place.paths(&mounted)).collect();
-        let mut is_done = goes_on || self.put_pins_back(etcd, &names, followed).await;
-        if !goes_on {
-            wanted.extend(self.shared_pins.paths());
-        }
-        is_done &= self.take_shared_pins(&wanted).await;
-        if is_done {
-            let mark = Mark { generation: facts.generation.clone(), revision: facts.revision };
-            if let Err(error) = mark.write(&followed.file) {
-                tracing::warn!(%error, "{} cannot be written", followed.file.display());
-                is_done = false;
-            }
-            (followed.mark, followed.pins) = (mark, Some(names));
-        }
-        is_done
+        let is_last_word = || Arc::ptr_eq(&etcd.facts().borrow(), facts);
+        let is_told = self.put_pins_back(etcd, facts, &back, followed).await;
+        self.take_shared_pins(&wanted, is_last_word).await
+            && is_told
+            && Self::remember(facts, followed)
     }
 
-    /// Tells an etcd that does not know them of this node's pins.
+    /// Writes down that all of this is done.
+    fn remember(facts: &Facts, followed: &mut Followed) -> bool {
+        let mark = Mark::of(facts);
+        let mut written = mark.write(&followed.file);
+        if written.is_ok() && !followed.unnoted.paths().is_empty() {
+            written = followed.unnoted.remove("");
+        }
+        if let Err(error) = written {
+            tracing::warn!(%error, "{} cannot be written", followed.file.display());
+            return false;
+        }
+        followed.mark = mark;
+        true
+    }
+
+    /// Tells an etcd that does not know them of these pins.
     async fn put_pins_back(
         &self,
         etcd: &Etcd,
-        names: &BTreeSet<String>,
+        facts: &Facts,
+        paths: &[String],
         followed: &mut Followed,
     ) -> bool {
-        let (mounted, own) = (self.mounted_places(), self.shared_pins.paths());
-        let places = own.iter().flat_map(|path| Place::of_path(path, &mounted));
-        let is_new = |place: &Place| {
-            let name = fact_name(place);
-            !names.contains(name.strip_prefix(PINS).unwrap_or(&name))
-        };
-        let changes: Vec<_> = places.filter(is_new).map(|place| self.addition(&place)).collect();
-        if !changes.is_empty() {
-            if let Err(why) = self.change_facts(etcd, &changes).await {
+        let mounted = self.mounted_places();
+        let places = paths.iter().flat_map(|path| Place::of_path(path, &mounted));
+        let is_new = |place: &Place| !facts.entries.contains_key(&fact_name(place));
+        let places: Vec<_> = places.filter(is_new).collect();
+        if !places.is_empty() {
+            let changes = additions(places.iter().cloned(), &self.note());
+            if let Err(why) = self.change_pins_in(etcd, &changes).await {
                 if !std::mem::replace(&mut followed.is_warned, true) {
                     tracing::warn!("etcd does not take the pins that this node knows: {why}");
                 }
                 return false;
             }
             tracing::info!(pins = changes.len(), "etcd has the pins that this node knows");
+            self.hear_of_pins(&places, true).await;
         }
         followed.is_warned = false;
         true
@@ -256,7 +316,7 @@ mod tests {
             assert_eq!(place_of(name.strip_prefix(PINS).unwrap()), Some(place), "{name}");
         }
         assert_eq!(place_of("nonsense"), None);
-        assert_eq!(place_of("a1/%ff"), None);
+        assert_eq!(place_of("00000000000000a1/%ff"), None);
     }
 
     #[test]
@@ -271,19 +331,31 @@ mod tests {
     }
 
     #[test]
-    fn facts_go_on_only_in_the_same_etcd_that_was_not_set_back() {
-        let mark = Mark { generation: "a".into(), revision: 5 };
-        let facts = |generation: &str, revision| Facts {
-            generation: generation.into(),
-            revision,
-            ..Facts::default()
-        };
-        assert!(mark.goes_on_in(&facts("a", 5)) && mark.goes_on_in(&facts("a", 6)));
-        assert!(!mark.goes_on_in(&facts("a", 4)) && !mark.goes_on_in(&facts("b", 9)));
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("facts.json");
-        assert_eq!(Mark::read(&file), Mark::default());
-        mark.write(&file).unwrap();
-        assert_eq!(Mark::read(&file), mark);
+    fn a_place_that_is_mounted_twice_is_named_once() {
+        let mounted =
+            [(String::new(), 7, "data/".to_owned()), ("again".to_owned(), 7, "data/".to_owned())];
+        let places = Place::of_path("", &mounted);
+        assert_eq!(places.len(), 2);
+        let note = Note { node: "n".into(), since_ms: 1 };
+        assert_eq!(additions(places, &note).len(), 1, "etcd takes no key twice in one transaction");
+    }
+
+    #[test]
+    fn a_name_that_is_written_in_another_way_is_none() {
+        for name in ["00000000000000a1/a b", "A1/a", "00000000000000A1/a", "00000000000000a1/%61"] {
+            assert_eq!(place_of(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_pinned_below_a_place_is_found_and_its_neighbours_are_not() {
+        let place = |key: &str| Place { source: 1, key: key.into() };
+        let names = ["train", "val/a", "val-2"].map(|key| fact_name(&place(key)));
+        let entries = names.map(|name| (name, Arc::from(&b""[..]))).into();
+        let facts = Facts { entries, ..Facts::default() };
+        assert!(["train", "val", "val/a", ""].iter().all(|key| any_below(&facts, &place(key))));
+        assert!(
+            ["trai", "train/a", "val/b", "x"].iter().all(|key| !any_below(&facts, &place(key)))
+        );
     }
 }

@@ -5,7 +5,8 @@
 //!
 //! # Invariants
 //!
-//! - A list of pins and what is pinned by it change together, one path at a time.
+//! - A list of pins and what is pinned by it change together, one path at a time. A path leaves its list when what
+//!   it pinned is let go of: whoever is stopped in between finds it there, and does it again.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +16,7 @@ use feedline_model::{Keeping, Ownership as _};
 use futures::StreamExt as _;
 
 use super::{NodeAdmin, id_at};
-use crate::pins::Pins;
+use crate::pins::{self, Pins};
 
 impl NodeAdmin {
     /// Applies both lists anew. Whoever pins or unpins meanwhile waits for one path at most.
@@ -67,8 +68,19 @@ impl NodeAdmin {
         )))
     }
 
-    /// Takes back every pin of a path on this node.
-    pub(super) async fn unpin_below(&self, path: &str) -> Result<Usage, ApiError> {
+    /// True if neither list has anything else than what these hold.
+    fn pins_nothing_but(&self, own: Option<&str>, shared: Option<&str>) -> bool {
+        [(&self.pins, own), (&self.shared_pins, shared)].into_iter().all(|(pins, but)| {
+            pins.paths().iter().all(|path| but.is_some_and(|but| pins::holds(but, path)))
+        })
+    }
+
+    /// Takes back every pin of a path on this node. `was_pinned`: so it was, though no list may have it any more.
+    pub(super) async fn unpin_below(
+        &self,
+        path: &str,
+        was_pinned: bool,
+    ) -> Result<Usage, ApiError> {
         let _turn = self.pinning.lock().await;
         let all = [&self.pins, &self.shared_pins];
         if let Some(error) = all.iter().find_map(|pins| self.pinned_above(pins, path)) {
@@ -77,28 +89,28 @@ impl NodeAdmin {
         let usage = match self.usage(path).await {
             // Gone from the bucket: the pin goes too, and there is nothing left to let go of.
             Err(error)
-                if error.kind == "not_found" && all.iter().any(|pins| pins.any_below(path)) =>
+                if error.kind == "not_found"
+                    && (was_pinned || all.iter().any(|pins| pins.any_below(path))) =>
             {
                 None
             }
             usage => Some(usage?),
         };
+        if self.pins_nothing_but(Some(path), Some(path)) {
+            // With the last pin go those of versions that no listing names any more.
+            self.chain.cache.unpin_all().await;
+        } else if usage.is_some() {
+            let mut batches = std::pin::pin!(self.objects_below(path).await?);
+            while let Some(batch) = batches.next().await {
+                let (directory, files) = batch?;
+                let ids = files.iter().map(|index| id_at(&directory, *index)).collect();
+                self.chain.cache.unpin(ids).await;
+            }
+        }
         for pins in all {
             pins.remove(path).map_err(|error| ApiError::internal(error.to_string()))?;
         }
-        if all.iter().all(|pins| pins.paths().is_empty()) {
-            // With the last pin go those of versions that no listing names any more.
-            self.chain.cache.unpin_all().await;
-            return Ok(usage.unwrap_or_default());
-        }
-        let Some(usage) = usage else { return Ok(Usage::default()) };
-        let mut batches = std::pin::pin!(self.objects_below(path).await?);
-        while let Some(batch) = batches.next().await {
-            let (directory, files) = batch?;
-            let ids = files.iter().map(|index| id_at(&directory, *index)).collect();
-            self.chain.cache.unpin(ids).await;
-        }
-        Ok(usage)
+        Ok(usage.unwrap_or_default())
     }
 
     /// Adds a path to the pins that all nodes share, and applies it: the files of it that are kept here, and
@@ -133,36 +145,30 @@ impl NodeAdmin {
         Ok((files, bytes))
     }
 
-    /// Has these in the list of what all nodes share, and applies what that changes. False: something could not be
-    /// done, and is to be tried again.
-    pub(super) async fn take_shared_pins(&self, wanted: &BTreeSet<String>) -> bool {
-        let _turn = self.pinning.lock().await;
-        let (gone, new) = match self.shared_pins.replace(wanted) {
-            Ok(changed) => changed,
-            Err(error) => {
-                tracing::warn!(%error, "the pins of the cluster cannot be written down");
-                return false;
-            }
-        };
-        let mut is_done = true;
-        for path in gone {
-            tracing::info!(path, "unpinned in the cluster");
-            if let Err(error) = self.let_go_below(&path).await
-                && error.kind != "not_found"
-            {
-                tracing::warn!(path, %error, "what was unpinned cannot be listed");
-                // Back in the list: else nobody would know what is still kept.
-                if let Err(error) = self.shared_pins.add(&path) {
-                    tracing::warn!(path, %error, "the pins of the cluster cannot be written down");
-                }
-                is_done = false;
-            }
+    /// Has these in the list of what all nodes share, and applies what that changes; whoever pins or unpins
+    /// meanwhile waits for one path at most. `is_last_word`: nothing else was heard since. False: something could
+    /// not be done, and is to be tried again.
+    pub(super) async fn take_shared_pins(
+        &self,
+        wanted: &BTreeSet<String>,
+        is_last_word: impl Fn() -> bool,
+    ) -> bool {
+        let is_new = |path: &&String| !self.shared_pins.contains(path);
+        let new: BTreeSet<_> = wanted.iter().filter(is_new).cloned().collect();
+        // First of all, so that each of them is named while one above it is let go of.
+        if !new.is_empty()
+            && let Err(error) = self.shared_pins.add_all(new.clone())
+        {
+            tracing::warn!(%error, "the pins of the cluster cannot be written down");
+            return false;
         }
-        if [&self.pins, &self.shared_pins].iter().all(|pins| pins.paths().is_empty()) {
-            // With the last pin go those of versions that no listing names any more.
-            self.chain.cache.unpin_all().await;
-        }
+        let is_done = self.let_go_of_others(wanted, is_last_word).await;
         for path in new {
+            let _turn = self.pinning.lock().await;
+            // Unpinned meanwhile.
+            if !self.shared_pins.contains(&path) {
+                continue;
+            }
             tracing::info!(path, "pinned in the cluster");
             if let Err(error) = self.apply_shared_pin(&path).await {
                 // Tried again each metadata_ttl, as all that is in the list.
@@ -172,13 +178,56 @@ impl NodeAdmin {
         is_done
     }
 
-    /// Lets go of what lies below a path and no list of pins holds.
-    async fn let_go_below(&self, path: &str) -> Result<(), ApiError> {
+    /// Lets go of what the list has and is not wanted.
+    async fn let_go_of_others(
+        &self,
+        wanted: &BTreeSet<String>,
+        is_last_word: impl Fn() -> bool,
+    ) -> bool {
+        let mut is_done = true;
+        for path in self.shared_pins.paths() {
+            if wanted.contains(&path) {
+                continue;
+            }
+            let _turn = self.pinning.lock().await;
+            if !is_last_word() {
+                // It may be about this very path.
+                return false;
+            }
+            // Unpinned here meanwhile.
+            if !self.shared_pins.contains(&path) {
+                continue;
+            }
+            tracing::info!(path, "unpinned in the cluster");
+            match self.let_go_below(&path, wanted).await {
+                Err(error) if error.kind != "not_found" => {
+                    tracing::warn!(path, %error, "what was unpinned cannot be listed");
+                    is_done = false;
+                }
+                _ => {
+                    if let Err(error) = self.shared_pins.remove_one(&path) {
+                        tracing::warn!(path, %error, "the pins of the cluster cannot be written down");
+                        is_done = false;
+                    }
+                }
+            }
+        }
+        is_done
+    }
+
+    /// Lets go of what lies below a path and neither is wanted nor pinned on this node alone.
+    async fn let_go_below(&self, path: &str, wanted: &BTreeSet<String>) -> Result<(), ApiError> {
+        if wanted.is_empty() && self.pins_nothing_but(None, Some(path)) {
+            // With the last pin go those of versions that no listing names any more.
+            self.chain.cache.unpin_all().await;
+            return Ok(());
+        }
         let mut batches = std::pin::pin!(self.objects_below(path).await?);
         while let Some(batch) = batches.next().await {
             let (directory, objects) = batch?;
             let is_free = |index: &usize| {
-                !self.is_pinned(&directory.child_path(directory.entry(*index).name))
+                let path = directory.child_path(directory.entry(*index).name);
+                !pins::covers(wanted, &path) && self.pins.covering(&path).is_none()
             };
             let ids = objects.into_iter().filter(is_free).map(|index| id_at(&directory, index));
             self.chain.cache.unpin(ids.collect()).await;
@@ -192,13 +241,22 @@ impl NodeAdmin {
         if let Some(pinned) = self.pinned_above(&self.shared_pins, path) {
             return Err(pinned);
         }
-        self.shared_pins.remove(path).map_err(|error| ApiError::internal(error.to_string()))?;
-        if [&self.pins, &self.shared_pins].iter().all(|pins| pins.paths().is_empty()) {
+        let forget = || {
+            let removed = self.shared_pins.remove(path);
+            removed.map_err(|error| ApiError::internal(error.to_string()))
+        };
+        if self.pins_nothing_but(None, Some(path)) {
             // With the last pin go those of versions that no listing names any more.
-            return Ok((self.chain.cache.unpin_all().await, 0));
+            let files = self.chain.cache.unpin_all().await;
+            return forget().map(|()| (files, 0));
         }
+        let batches = match self.objects_below(path).await {
+            // Nothing is left to let go of.
+            Err(error) if error.kind == "not_found" => return forget().map(|()| (0, 0)),
+            batches => batches?,
+        };
         let (mut files, mut bytes) = (0, 0);
-        let mut batches = std::pin::pin!(self.objects_below(path).await?);
+        let mut batches = std::pin::pin!(batches);
         while let Some(batch) = batches.next().await {
             let (directory, objects) = batch?;
             let ids: Vec<_> = objects
@@ -212,6 +270,7 @@ impl NodeAdmin {
             bytes += ids.iter().map(|id| self.chain.cache.cached_bytes(id)).sum::<u64>();
             files += self.chain.cache.unpin(ids).await;
         }
+        forget()?;
         Ok((files, bytes))
     }
 }

@@ -150,8 +150,10 @@ impl NodeAdmin {
             return Err(pinned);
         }
         let places = Place::of_path(path, &self.mounted_places());
+        // What etcd pins no more may be out of this node's list before it is looked for there.
+        let was_pinned = lists.iter().any(|pins| pins.any_below(path)) || self.is_noted(&places);
         let noted = self.note_pins(&places, false).await?;
-        let usage = self.unpin_below(path).await?;
+        let usage = self.unpin_below(path, was_pinned).await?;
         let (mut own, mut others) = (self.own_part(cluster), Others::of(cluster).await);
         let told = others.order(&Question::Unpin { places, noted }).await;
         (own.files, own.bytes) = (usage.files, usage.cached_bytes);
