@@ -210,6 +210,7 @@ impl Etcd {
             Ok(facts) => drop(self.facts.send_replace(Arc::new(facts))),
             Err(why) => self.facts.send_modify(|facts| {
                 let facts = Arc::make_mut(facts);
+                let why = format!("{} cannot be listed: {why}", self.facts_prefix());
                 (facts.trouble, facts.is_overfull) = (Some(why), false);
             }),
         }

@@ -493,6 +493,40 @@ async fn as_many_facts_as_are_taken_are_heard_and_too_many_only_until_some_are_r
     all_hear(&nodes).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn facts_that_cannot_be_listed_are_told_and_members_are_heard_all_the_same() {
+    let server = Server::started();
+    let bucket = MemorySource::new(SOURCE);
+    let url = format!("{}/lab", server.url());
+    let member = |number| server.member(number, &url, EtcdSecrets::default(), &bucket);
+    let (first, one) = member(1);
+    facts_are(&one, "etcd to be heard", |facts| facts.trouble.is_none()).await;
+    one.change_facts(&[Change::Put("x".into(), Vec::new())]).await.unwrap();
+    // More in one answer than is taken, by another's hand.
+    let mut client = server.client().await;
+    for at in 0..64 {
+        let key = format!("/feedline/lab/facts/y/{at}");
+        client.put(key, vec![b'y'; 1_450_000], None).await.unwrap();
+    }
+    let (second, two) = member(2);
+    let told = facts_are(&two, "the trouble", |facts| {
+        facts.trouble.as_ref().is_some_and(|why| why.contains("cannot be listed"))
+    });
+    let told = told.await.trouble.clone().unwrap();
+    assert!(told.contains("/feedline/lab/facts/"), "{told}");
+    let said = two.change_facts(&[Change::Remove("x".into())]).await.unwrap_err();
+    assert_eq!(said, told);
+    first.knows(2).await;
+    second.knows(2).await;
+    assert_eq!(trouble(&second), None);
+    let all = Some(DeleteOptions::new().with_prefix());
+    client.delete("/feedline/lab/facts/y/", all).await.unwrap();
+    let names = |facts: &Facts| facts.trouble.is_none() && facts.entries.keys().eq(["x"]);
+    facts_are(&two, "it to be heard again", names).await;
+    facts_are(&one, "nothing else", names).await;
+    all_hear(&[first, second]).await;
+}
+
 /// An authority, and files of a key pair that it signed.
 struct Authority(CertifiedIssuer<'static, KeyPair>);
 
