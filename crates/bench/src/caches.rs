@@ -36,30 +36,33 @@ pub(crate) fn level(folder: &Path) -> Result<()> {
 }
 
 /// Removing fewer files than this costs nobody after it.
-pub(crate) const MANY_FILES: u64 = 5_000;
+const MANY_FILES: u64 = 5_000;
 
 /// The kernel's minute and its five for a block that is to be written (`RECENTCY_MIN`, `RECENTCY_DIRTY`), as
 /// one is again that gets a new inode; and a second.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(361);
 
-/// When many files were last removed below a folder.
+/// When many files were last removed below a folder; of a data set of few files never.
 ///
 /// ext4 without a journal does not give out an inode that was freed in the last minutes, and looks through
 /// all of those first. Who came after the removal of 20,000 cached files paid twice the CPU, or three times.
 #[derive(Debug)]
 pub(crate) struct Removals {
+    are_many: bool,
     unix_seconds: Cell<u64>,
 }
 
 impl Removals {
-    /// Runs have their folder in `dir`: the last thing that one does is to remove it.
+    /// Runs have their folder in `dir`: the last thing that one does is to remove it. `files`: of the data set,
+    /// each of which a cache may have held.
     ///
     /// # Errors
     ///
     /// If `dir` cannot be looked at.
-    pub(crate) fn below(dir: &Path) -> Result<Self> {
+    pub(crate) fn below(dir: &Path, files: u64) -> Result<Self> {
         let found = fs::metadata(dir).with_context(|| format!("look at {}", dir.display()))?;
-        Ok(Self { unix_seconds: Cell::new(u64::try_from(found.mtime()).unwrap_or_default()) })
+        let unix_seconds = Cell::new(u64::try_from(found.mtime()).unwrap_or_default());
+        Ok(Self { are_many: MANY_FILES <= files, unix_seconds })
     }
 
     /// Many files were removed a moment ago.
@@ -75,7 +78,7 @@ impl Removals {
     pub(crate) fn forget(&self, progress: &dyn Fn(&str)) -> Result<()> {
         let since = Duration::from_secs(unix_seconds().saturating_sub(self.unix_seconds.get()));
         let left = FORGOTTEN_AFTER.saturating_sub(since);
-        if !left.is_zero() {
+        if self.are_many && !left.is_zero() {
             progress("waiting until the file system has forgotten what was removed");
             rustix::fs::sync();
             crate::interrupt::pause(left)?;

@@ -11,7 +11,7 @@ use super::nodes::{Nodes, Shape};
 use super::rows::Group;
 use super::verify::{Source, Verified};
 use super::{ClusterSample, NODES};
-use crate::caches::{MANY_FILES, Removals, level};
+use crate::caches::{Removals, level};
 use crate::http::{Fetch, objects};
 use crate::read::{Order, Pass, Plan, ReadArgs};
 use crate::targets::Contestant;
@@ -222,9 +222,7 @@ impl Lab {
     /// `feedline load` of everything on one node, which has every node load what it owns. Timed is the
     /// making of files, which what was removed before would slow down: so no round removes anything.
     fn load(&self, round: usize, into: &mut Samples) -> Result<()> {
-        if MANY_FILES <= self.files {
-            self.removals.forget(&|what| eprintln!("load: {what}"))?;
-        }
+        self.removals.forget(&|what| eprintln!("load: {what}"))?;
         let nodes = self.start(&self.shape())?;
         let log = self.home.join("load.log");
         let load = || -> Result<Pass> {

@@ -230,7 +230,7 @@ fn prepare(args: &ClusterArgs) -> Result<Lab> {
     let made = make(&MakeArgs::new(&root.join(groups::BUCKET), images, classes, 1), &bar)?;
     bar.finish_and_clear();
     crate::interrupt::check()?;
-    let removals = Removals::below(&dir)?;
+    let removals = Removals::below(&dir, made.files)?;
     Ok(Lab {
         removals,
         home: Scratch::new(&dir)?,

@@ -183,11 +183,13 @@ impl Nodes {
         &self.mounts[node]
     }
 
+    fn end_all(&mut self) -> Result<()> {
+        self.mounts.drain(..).try_for_each(Mount::end)
+    }
+
     /// Ends all of it, and moves what the nodes kept to another place on the same file system.
     pub(super) fn set_aside(mut self, to: &Path) -> Result<()> {
-        for mount in self.mounts.drain(..) {
-            mount.end()?;
-        }
+        self.end_all()?;
         std::fs::rename(&self.home, to).with_context(|| format!("make {}", to.display()))
     }
 
@@ -197,9 +199,7 @@ impl Nodes {
     ///
     /// If a daemon does not unmount when asked to end.
     pub fn discard(mut self) -> Result<()> {
-        for mount in self.mounts.drain(..) {
-            mount.end()?;
-        }
+        self.end_all()?;
         std::fs::remove_dir_all(&self.home)
             .with_context(|| format!("remove {}", self.home.display()))
     }

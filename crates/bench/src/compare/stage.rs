@@ -24,7 +24,7 @@ use crate::juicefs::{self, Volume};
 use crate::loaders::{Job, Running};
 use crate::read::{Order, Pass, Plan, ReadArgs};
 use crate::targets::Contestant;
-use crate::targets::lab::{Bucket, Mount, Scratch, detach};
+use crate::targets::lab::{Bucket, Mount, Scratch, take_away};
 use crate::targets::system::System;
 use crate::units::Latency;
 
@@ -166,7 +166,7 @@ impl Stage {
                             eprintln!("{name}: not measured: {reason}");
                             failed.push(LeftOut { name, reason });
                             rounds[first + place].1.clear();
-                            self.clear();
+                            take_away(&self.home.join(MOUNT));
                         }
                     }
                     // Now and not after hours.
@@ -176,17 +176,6 @@ impl Stage {
         }
         rounds.retain(|(_, rounds)| !rounds.is_empty());
         Ok((rounds, failed))
-    }
-
-    /// Takes away what a case left that failed.
-    fn clear(&self) {
-        let mount = self.home.join(MOUNT);
-        detach(&mount);
-        if let Err(error) = fs::remove_dir_all(&mount)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            eprintln!("cannot remove {}: {error}", mount.display());
-        }
     }
 
     /// All epochs of one case.

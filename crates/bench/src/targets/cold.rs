@@ -19,7 +19,7 @@ use super::lab::{Bucket, Mount};
 use super::rows::Cold;
 use super::sample::Contestant;
 use super::system::System;
-use crate::caches::{MANY_FILES, drop_caches, level};
+use crate::caches::{drop_caches, level};
 use crate::files::list_tree;
 use crate::http::{Fetch, objects};
 use crate::loaders::{Job, Loader, Running};
@@ -148,9 +148,7 @@ impl Lab {
             std::fs::remove_dir_all(&kept).context("remove what the last rounds kept")?;
             self.removals.note();
         }
-        if MANY_FILES <= self.files {
-            self.removals.forget(into.progress)?;
-        }
+        self.removals.forget(into.progress)?;
         into.round(self, round)
     }
 

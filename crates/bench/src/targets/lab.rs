@@ -422,10 +422,17 @@ impl Deref for Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        detach(&self.0);
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            eprintln!("cannot remove {}: {error}", self.0.display());
-        }
+        take_away(&self.0);
+    }
+}
+
+/// Detaches whatever is mounted below `dir`, and removes it. What cannot be done is said.
+pub(crate) fn take_away(dir: &Path) {
+    detach(dir);
+    if let Err(error) = fs::remove_dir_all(dir)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        eprintln!("cannot remove {}: {error}", dir.display());
     }
 }
 

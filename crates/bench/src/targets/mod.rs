@@ -198,7 +198,7 @@ fn prepare(args: &TargetsArgs) -> Result<(Lab, Data)> {
     let root = dir.join(name);
     eprintln!("data sets in {} (made once, kept for the next run) ...", root.display());
     let data = data::make_all(&root, &sizes)?;
-    let removals = Removals::below(&dir)?;
+    let removals = Removals::below(&dir, data.files)?;
     let home = Scratch::new(&dir)?;
     let bucket = Bucket::start(&root, &["--latency", &args.latency])?;
     let lab = Lab {
