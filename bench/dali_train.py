@@ -52,12 +52,13 @@ KEPT = []
 
 def built(args, shard, shards):
     """A pipeline that is ready: a new one, or that of the epoch before."""
-    if args.keep_pipeline and KEPT:
+    if KEPT:
         return KEPT[0]
     pipe = pipeline(args, shard, shards)
     pipe.build()
-    KEPT.append(pipe)
-    return pipe if args.keep_pipeline else KEPT.pop()
+    if args.keep_pipeline:
+        KEPT.append(pipe)
+    return pipe
 
 
 def epoch_of(args, epoch, shard, shards):
