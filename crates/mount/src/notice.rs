@@ -157,11 +157,7 @@ fn shrink(recipient: &impl Recipient, part: usize) -> Option<usize> {
 /// Looks at files that were closed since the last time.
 fn look_first(waiting: &mut VecDeque<(u64, u32)>, found: Vec<u64>, recipient: &impl Recipient) {
     for inode in found {
-        match recipient.pages_of(inode) {
-            Pages::Drop => recipient.drop_pages(inode),
-            Pages::NotYet if waiting.len() < QUEUE_MAX => waiting.push_back((inode, 1)),
-            Pages::NotYet | Pages::Keep => {}
-        }
+        look_at(inode, 0, waiting, recipient);
     }
 }
 
@@ -169,15 +165,22 @@ fn look_first(waiting: &mut VecDeque<(u64, u32)>, found: Vec<u64>, recipient: &i
 fn look_again(waiting: &mut VecDeque<(u64, u32)>, recipient: &impl Recipient) {
     for _ in 0..waiting.len() {
         let Some((inode, look)) = waiting.pop_front() else { return };
-        if !look.is_power_of_two() {
+        if look.is_power_of_two() {
+            look_at(inode, look, waiting, recipient);
+        } else {
             waiting.push_back((inode, look + 1));
-            continue;
         }
-        match recipient.pages_of(inode) {
-            Pages::Drop => recipient.drop_pages(inode),
-            Pages::NotYet if look < LOOKS => waiting.push_back((inode, look + 1)),
-            Pages::NotYet | Pages::Keep => {}
+    }
+}
+
+/// Looks at one after so many looks; it waits for the next one if it is too early.
+fn look_at(inode: u64, look: u32, waiting: &mut VecDeque<(u64, u32)>, recipient: &impl Recipient) {
+    match recipient.pages_of(inode) {
+        Pages::Drop => recipient.drop_pages(inode),
+        Pages::NotYet if look < LOOKS && waiting.len() < QUEUE_MAX => {
+            waiting.push_back((inode, look + 1));
         }
+        Pages::NotYet | Pages::Keep => {}
     }
 }
 
