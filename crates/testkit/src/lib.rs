@@ -17,6 +17,7 @@ pub mod clock;
 pub mod conformance;
 pub mod lister;
 pub mod memory;
+pub mod process;
 
 pub use authority::{Authority, NodeFiles};
 pub use bytes_of::{object_bytes, object_range};

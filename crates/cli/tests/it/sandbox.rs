@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use feedline_bench::netns::Network;
 use feedline_s3sim::{Builder, S3Sim};
+use feedline_testkit::process::has_stopped;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -262,18 +263,8 @@ pub(crate) fn signal(pid: i32, signal: rustix::process::Signal) {
         let _ = rustix::process::kill_process(pid, signal);
     }
     if signal == rustix::process::Signal::STOP {
-        wait_until("the process to stop", || has_stopped(pid));
+        wait_until("the process to stop", || has_stopped(pid.unsigned_abs()));
     }
-}
-
-/// True if no thread of it runs or can be woken; one that waits for a disk (D) stops before it goes on.
-fn has_stopped(pid: i32) -> bool {
-    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return true };
-    threads.flatten().all(|thread| {
-        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-        let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-        state.is_empty() || state.starts_with(['T', 't', 'D', 'Z'])
-    })
 }
 
 /// Mountpoints below `dir`.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use etcd_client::{Client, DeleteOptions, Permission, PermissionType, Txn, TxnOp};
 use feedline_cluster::{Change, Etcd, EtcdSecrets, EtcdUrls, Facts, Sources};
+use feedline_testkit::process::has_stopped;
 use feedline_testkit::{MemorySource, RealClock};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
@@ -99,12 +100,11 @@ impl Server {
         secrets: EtcdSecrets,
         bucket: &Arc<MemorySource>,
     ) -> Node {
-        self.member(number, urls, secrets, bucket).0
+        Self::member(number, urls, secrets, bucket).0
     }
 
     /// The same, and its etcd.
     fn member(
-        &self,
         number: u64,
         urls: &str,
         secrets: EtcdSecrets,
@@ -128,6 +128,12 @@ impl Server {
         (nodes, bucket)
     }
 
+    /// Nodes of one cluster by their numbers, each with its etcd.
+    fn lab(&self) -> impl Fn(u64) -> (Node, Arc<Etcd>) + use<> {
+        let (bucket, url) = (MemorySource::new(SOURCE), format!("{}/lab", self.url()));
+        move |number| Self::member(number, &url, EtcdSecrets::default(), &bucket)
+    }
+
     async fn client(&self) -> Client {
         Client::connect([self.url()], None).await.unwrap()
     }
@@ -137,16 +143,6 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-/// True if no thread of it runs or can be woken; one that waits for a disk (D) stops before it goes on.
-fn has_stopped(pid: u32) -> bool {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    threads.flatten().all(|thread| {
-        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-        let state = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
-        state.is_empty() || state.starts_with(['T', 't', 'D', 'Z'])
-    })
 }
 
 fn trouble(node: &Node) -> Option<String> {
@@ -363,9 +359,7 @@ async fn facts_are(etcd: &Etcd, what: &str, holds: impl Fn(&Facts) -> bool) -> A
 #[tokio::test(flavor = "multi_thread")]
 async fn facts_are_heard_by_all_outlive_who_wrote_them_and_a_loss_of_data_shows() {
     let mut server = Server::started();
-    let bucket = MemorySource::new(SOURCE);
-    let url = format!("{}/lab", server.url());
-    let member = |number| server.member(number, &url, EtcdSecrets::default(), &bucket);
+    let member = server.lab();
     let ((first, one), (second, two)) = (member(1), member(2));
     first.knows(2).await;
     let put = |name: &str| Change::Put(name.into(), b"x".to_vec());
@@ -418,9 +412,7 @@ async fn facts_are_heard_by_all_outlive_who_wrote_them_and_a_loss_of_data_shows(
 async fn more_facts_than_one_usual_answer_holds_are_heard_and_an_etcd_that_stands_still_confirms_none()
  {
     let server = Server::started();
-    let bucket = MemorySource::new(SOURCE);
-    let url = format!("{}/lab", server.url());
-    let member = |number| server.member(number, &url, EtcdSecrets::default(), &bucket);
+    let member = server.lab();
     let (first, one) = member(1);
     facts_are(&one, "etcd to be heard", |facts| facts.trouble.is_none()).await;
     // 6 MiB, of which gRPC takes 4 unless told otherwise.
@@ -449,9 +441,7 @@ async fn more_facts_than_one_usual_answer_holds_are_heard_and_an_etcd_that_stand
 #[tokio::test(flavor = "multi_thread")]
 async fn as_many_facts_as_are_taken_are_heard_and_too_many_only_until_some_are_removed() {
     let server = Server::started();
-    let bucket = MemorySource::new(SOURCE);
-    let url = format!("{}/lab", server.url());
-    let member = |number| server.member(number, &url, EtcdSecrets::default(), &bucket);
+    let member = server.lab();
     let (first, one) = member(1);
     facts_are(&one, "etcd to be heard", |facts| facts.trouble.is_none()).await;
     let put = |at: usize| Change::Put(format!("x/{at:05}"), Vec::new());
@@ -496,9 +486,7 @@ async fn as_many_facts_as_are_taken_are_heard_and_too_many_only_until_some_are_r
 #[tokio::test(flavor = "multi_thread")]
 async fn facts_that_cannot_be_listed_are_told_and_members_are_heard_all_the_same() {
     let server = Server::started();
-    let bucket = MemorySource::new(SOURCE);
-    let url = format!("{}/lab", server.url());
-    let member = |number| server.member(number, &url, EtcdSecrets::default(), &bucket);
+    let member = server.lab();
     let (first, one) = member(1);
     facts_are(&one, "etcd to be heard", |facts| facts.trouble.is_none()).await;
     one.change_facts(&[Change::Put("x".into(), Vec::new())]).await.unwrap();
