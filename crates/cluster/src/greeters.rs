@@ -59,12 +59,16 @@ struct Greeted {
 /// No cache is older, whatever a node says.
 const AGE_MS_MAX: i64 = 100 * 365 * 24 * 60 * 60 * 1_000;
 
+/// Milliseconds of a monotonic clock.
+pub(crate) fn now_ms(clock: &dyn Clock) -> i64 {
+    i64::try_from(clock.monotonic().as_millis()).unwrap_or(i64::MAX)
+}
+
 /// Since when a cache of this age has existed, in milliseconds of the clock. A node that does not say is of an older
 /// version, and so has been there for long.
 pub(crate) fn since_ms(clock: &dyn Clock, age_ms: Option<u64>) -> i64 {
     let age_ms = age_ms.and_then(|age_ms| i64::try_from(age_ms).ok()).unwrap_or(AGE_MS_MAX);
-    let now_ms = i64::try_from(clock.monotonic().as_millis()).unwrap_or(i64::MAX);
-    now_ms.saturating_sub(age_ms.min(AGE_MS_MAX))
+    now_ms(clock).saturating_sub(age_ms.min(AGE_MS_MAX))
 }
 
 /// What the greetings of one address have come to.

@@ -25,6 +25,7 @@ use tokio::sync::{Mutex, Semaphore};
 use crate::answer::Answer;
 use crate::ask::Reply;
 use crate::fault::{Fault, Reason};
+use crate::greeters::now_ms;
 use crate::health::Health;
 use crate::load::LoadAnswer;
 use crate::net::Net;
@@ -85,14 +86,10 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Milliseconds of the node's monotonic clock.
-    pub(crate) fn now_ms(&self) -> i64 {
-        i64::try_from(self.clock.monotonic().as_millis()).unwrap_or(i64::MAX)
-    }
-
     /// What this node says to a hello.
     pub(crate) fn hello(&self) -> HelloAnswer {
-        let age_ms = u64::try_from(self.now_ms().saturating_sub(self.me.since_ms)).unwrap_or(0);
+        let age_ms = now_ms(&*self.clock).saturating_sub(self.me.since_ms);
+        let age_ms = u64::try_from(age_ms).unwrap_or(0);
         HelloAnswer { age_ms: Some(age_ms), ..self.me.hello.clone() }
     }
 }
