@@ -54,21 +54,18 @@ pub(crate) fn run(verb: Verb, args: &Args) -> Outcome {
         None => write_one(&mut out, verb, &usage)?,
     }
     let all = usage.cluster.unwrap_or_default();
-    if all.noted && !args.json {
-        let silent: Vec<_> = all.unheard.iter().filter(|it| !it.refused).cloned().collect();
-        nodes::write_unheard(&mut out, &silent, "it learns of it from etcd")?;
+    // Who is silent will do what is noted when it is back; who answered, and did not do it, may never.
+    let (later, undone): (Vec<_>, Vec<_>) =
+        all.unheard.into_iter().partition(|it| all.noted && !it.refused);
+    if !args.json {
+        nodes::write_unheard(&mut out, &later, "it learns of it from etcd")?;
     }
     out.flush()?;
     match verb {
         Verb::Du => {}
-        // Who is silent will do it when it is back; who answered, and did not do it, may never.
-        Verb::Pin | Verb::Unpin if all.noted => {
-            let refused: Vec<_> = all.unheard.into_iter().filter(|it| it.refused).collect();
-            nodes::fail_if_unheard(&refused, "it may not be done there")?
-        }
         // An answer that was lost, or cut short, says nothing of what was done.
         Verb::Free | Verb::Pin | Verb::Unpin => {
-            nodes::fail_if_unheard(&all.unheard, "it may not be done there")?
+            nodes::fail_if_unheard(&undone, "it may not be done there")?
         }
     }
     Ok(0)
