@@ -4,7 +4,7 @@
 //! has lost something (`history`) has not: then this node puts back what it knows, and both together count. So a pin
 //! may come back after such a loss, and none is lost by it.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,9 +82,8 @@ fn place_of(name: &str) -> Option<Place> {
 /// What pins these places; each once, though it may be mounted twice.
 fn additions(places: impl IntoIterator<Item = Place>, note: &Note) -> Vec<Change> {
     let note = serde_json::to_vec(note).expect("plain data");
-    let named: BTreeMap<_, _> =
-        places.into_iter().map(|place| (fact_name(&place), note.clone())).collect();
-    named.into_iter().map(|(name, note)| Change::Put(name, note)).collect()
+    let names: BTreeSet<_> = places.into_iter().map(|place| fact_name(&place)).collect();
+    names.into_iter().map(|name| Change::Put(name, note.clone())).collect()
 }
 
 /// True if a place, or something below it, is pinned in etcd.

@@ -84,19 +84,18 @@ impl Said {
     }
 }
 
-fn facts_of(facts: &Facts) -> impl Iterator<Item = JobFact> {
+/// With the names of the facts that they are in.
+fn facts_of(facts: &Facts) -> impl Iterator<Item = (&str, JobFact)> {
     // One of a newer version that is written otherwise is none that this node could show.
-    facts.below(LOADS).filter_map(|(_, value)| serde_json::from_slice(value).ok())
+    let jobs = facts.below(LOADS);
+    jobs.filter_map(|(name, value)| Some((name, serde_json::from_slice(value).ok()?)))
 }
 
 /// Jobs that make room for so many more: those that have ended, of these the ones that began first. What this node
 /// cannot read is a newer one's, and stays.
 fn surplus(facts: &Facts, more: usize) -> Vec<Change> {
-    let age = |(name, value): (&str, &[u8])| {
-        let fact: JobFact = serde_json::from_slice(value).ok()?;
-        Some((fact.job.state.is_running(), fact.job.started_ms, name.to_owned()))
-    };
-    let mut all: Vec<_> = facts.below(LOADS).filter_map(age).collect();
+    let age = |(name, JobFact { job, .. })| (job.state.is_running(), job.started_ms, name);
+    let mut all: Vec<_> = facts_of(facts).map(age).collect();
     all.sort_unstable();
     let surplus = (all.len() + more).saturating_sub(JOBS_MAX);
     let first = all.into_iter().take(surplus);
@@ -172,7 +171,7 @@ impl NodeAdmin {
         };
         let facts = etcd.facts().borrow().clone();
         let me = cluster.status().node.to_string();
-        let others = facts_of(&facts).filter(|fact| fact.node != me);
+        let others = facts_of(&facts).map(|(_, fact)| fact).filter(|fact| fact.node != me);
         others.map(|fact| seen(cluster, &facts, fact)).collect()
     }
 
