@@ -14,8 +14,8 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use feedline_model::page::{PAGE_BYTES, page_count, page_range, pages_of};
 use feedline_model::{
-    BlockSource, CachedFile, Clock, Foresight, Keeping, NextUse, Object, ObjectHolder, ObjectId,
-    ObjectIndex, Ownership, Priority, Push, ReadError, Residence,
+    Arrival, BlockSource, CachedFile, Clock, Foresight, Keeping, NextUse, Object, ObjectHolder,
+    ObjectId, ObjectIndex, Ownership, Priority, Push, ReadError, Residence,
 };
 use futures::StreamExt as _;
 use parking_lot::{Mutex, RwLock};
@@ -465,6 +465,18 @@ impl ObjectIndex for Cache {
 
     fn has(&self, id: &ObjectId, range: &Range<u64>) -> bool {
         pages_of(range).all(|page| self.shared.has_page(id, page))
+    }
+
+    fn arrival(&self, object: &Object) -> Option<Arrival> {
+        if object.version.size > PAGE_BYTES {
+            return None;
+        }
+        let flight = self.shared.flights.get(&(object.id(), 0))?;
+        if flight.is_settled() {
+            return None;
+        }
+        flight.raise(Priority::Demand);
+        Some(Box::pin(async move { flight.settled().await }))
     }
 
     fn touch(&self, id: &ObjectId) {

@@ -47,7 +47,8 @@ impl Flight {
         if self.demanded.load(Ordering::Acquire) { Priority::Demand } else { Priority::Fill }
     }
 
-    fn raise(&self, priority: Priority) {
+    /// Somebody else asks with this priority.
+    pub(crate) fn raise(&self, priority: Priority) {
         if priority == Priority::Demand && !self.demanded.swap(true, Ordering::AcqRel) {
             self.upgraded.notify_one();
         }
@@ -75,9 +76,14 @@ impl Flight {
         let mut settled = std::pin::pin!(settled);
         // Before the look, so that one that settles in between is heard.
         settled.as_mut().enable();
-        if !self.is_settled.load(Ordering::Acquire) {
+        if !self.is_settled() {
             settled.await;
         }
+    }
+
+    /// True if its bytes are on disk or given up.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.is_settled.load(Ordering::Acquire)
     }
 
     /// True if nothing has arrived yet.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::ops::Range;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -141,6 +142,13 @@ pub trait ObjectIndex: fmt::Debug + Send + Sync {
         self.contains(id)
     }
 
+    /// What to wait for if a small object is on its way here. `None`: it is complete, large, or nobody
+    /// fetches it, and nothing is fetched because of this call. Memory only.
+    fn arrival(&self, object: &Object) -> Option<Arrival> {
+        let _ = object;
+        None
+    }
+
     /// Marks an object used without opening it. Memory only.
     fn touch(&self, id: &ObjectId);
 
@@ -159,6 +167,9 @@ pub trait ObjectIndex: fmt::Debug + Send + Sync {
     /// Registers who may hold an object's file; asked before every eviction. At most one.
     fn set_holder(&self, holder: Arc<dyn ObjectHolder>);
 }
+
+/// Completes when an object that was on its way is complete here, or is given up.
+pub type Arrival = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Someone who keeps cached files in use beyond a single read: the mount, with its backing ids.
 pub trait ObjectHolder: fmt::Debug + Send + Sync {

@@ -38,7 +38,7 @@ use crate::attr::{Attr, Owner, time_of};
 use crate::errno::Errno;
 use crate::inode::{Identity, Inode, InodeTable, Kind, ROOT, SHARDS};
 use crate::notice::{Closed, Notice};
-use crate::opening::IdleRing;
+use crate::opening::{IdleRing, Patience};
 use crate::reading::DiskTurns;
 use crate::stats::{Counters, MountStats, add};
 
@@ -91,6 +91,7 @@ pub(crate) struct Handler<B> {
     pub(crate) idle: IdleRing,
     pub(crate) ahead: Ahead,
     pub(crate) disk_turns: DiskTurns,
+    pub(crate) patience: Patience,
     pub(crate) closed: Closed,
     pub(crate) counters: Counters,
     /// Decided once, before the first request: opens hand out cached files.
@@ -117,6 +118,7 @@ impl<B: Send + Sync + 'static> Handler<B> {
             idle,
             ahead: Ahead::default(),
             disk_turns,
+            patience: Patience::default(),
             closed: Closed::default(),
             counters: Counters::default(),
             passthrough: OnceLock::new(),

@@ -2,17 +2,19 @@
 //!
 //! # Deliberately absent
 //!
-//! - An open never waits for data and never starts a fetch: a loader opens a thousand files ahead,
-//!   and some are never read. The first READ fetches.
+//! - An open never starts a fetch: a loader opens a thousand files ahead, and some are never read. The
+//!   first READ fetches.
+//! - An open never waits for a bucket that is slow: see [`Patience`].
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use feedline_model::page::PAGE_BYTES;
-use feedline_model::{CachedFile, Object, ObjectHolder, ObjectId};
+use feedline_model::{Arrival, CachedFile, Object, ObjectHolder, ObjectId};
 use parking_lot::Mutex;
 
 use crate::errno::Errno;
@@ -28,6 +30,35 @@ const EXPIRE_LOOKS: usize = 8;
 
 /// The largest file of which an open has all of it read: who opens a larger one may want a part.
 const BEGIN_BYTES_MAX: u64 = 1 << 20;
+
+/// How long an open waits for a small file that is on its way. If it comes, the kernel alone reads it, from
+/// pages that are there already; if not, its READ goes through us into a second copy of them. A
+/// fetch of a near bucket takes 5 to 50 ms.
+const ARRIVAL_WAIT: Duration = Duration::from_millis(100);
+
+/// For how long no open waits after one has waited in vain.
+const ARRIVAL_PAUSE: Duration = Duration::from_secs(2);
+
+/// Whether opens wait for what is on its way.
+///
+/// A loader that opens far ahead of its reads must not be held up by a bucket that hangs: waiting in
+/// vain costs each of its threads at most a twentieth of its time.
+#[derive(Debug, Default)]
+pub(crate) struct Patience {
+    /// Milliseconds of the monotonic clock from which on opens wait again.
+    resumes_ms: AtomicU64,
+}
+
+impl Patience {
+    fn has_any(&self, now: Duration) -> bool {
+        u128::from(self.resumes_ms.load(Ordering::Relaxed)) <= now.as_millis()
+    }
+
+    fn lose(&self, now: Duration) {
+        let resumes = (now + ARRIVAL_PAUSE).as_millis();
+        self.resumes_ms.store(u64::try_from(resumes).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
 
 /// Inodes with a backing id, oldest first: a clock with a second chance.
 ///
@@ -121,6 +152,10 @@ impl<B: Send + Sync + 'static> Handler<B> {
                 drop(outdated);
                 let large = object.version.size > PAGE_BYTES;
                 let deciding = Deciding(Some(Arc::clone(&inode)));
+                if !complete && let Some(arrival) = self.arrival(object) {
+                    self.decide_on_arrival(reply, deciding, arrival);
+                    return;
+                }
                 if large && complete {
                     // It may have to be verified first, which takes longer than a request thread
                     // may be away; a hop to another thread is nothing beside reading it.
@@ -131,6 +166,28 @@ impl<B: Send + Sync + 'static> Handler<B> {
                 }
             }
         }
+    }
+
+    /// What an open of the object waits for, if it waits.
+    fn arrival(&self, object: &Object) -> Option<Arrival> {
+        let waits = self.is_passthrough() && self.patience.has_any(self.parts.clock.monotonic());
+        if waits { self.parts.index.arrival(object) } else { None }
+    }
+
+    fn decide_on_arrival<R: OpenReply<B>>(
+        self: &Arc<Self>,
+        reply: R,
+        deciding: Deciding<B>,
+        arrival: Arrival,
+    ) {
+        let handler = Arc::clone(self);
+        self.parts.runtime.spawn(async move {
+            let arrival = tokio::time::timeout(ARRIVAL_WAIT, arrival);
+            if let Ok(Err(_)) = handler.while_mounted(arrival).await {
+                handler.patience.lose(handler.parts.clock.monotonic());
+            }
+            handler.decide(reply, deciding);
+        });
     }
 
     // `deciding` comes last so that it ends first: who sees the answer may at once evict.

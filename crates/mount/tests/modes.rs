@@ -72,6 +72,34 @@ fn a_file_completed_while_open_stays_cached_for_all_and_is_passthrough_afterward
 }
 
 #[test]
+fn an_open_waits_for_a_small_file_that_is_on_its_way() {
+    let bed = Bed::new(TTL, |_| {});
+    let object = bed.put("a", 1, SIZE);
+    let expected = object_bytes(1, SIZE);
+    bed.index.coming.lock().insert(object.id(), Some(expected.to_vec()));
+    assert!(all(&mut File::open(bed.path("a")).unwrap()) == expected);
+    assert_eq!(bed.stats().passthrough_opens, 1);
+    assert_eq!(bed.stats().requests["read"], 0);
+}
+
+#[test]
+fn after_an_open_has_waited_in_vain_none_waits() {
+    let bed = Bed::new(TTL, |_| {});
+    let waits = |number: u64| {
+        let name = format!("f{number}");
+        let object = bed.put(&name, number, SIZE);
+        bed.index.coming.lock().insert(object.id(), None);
+        let before = bed.index.awaited.load(Ordering::Relaxed);
+        assert!(all(&mut File::open(bed.path(&name)).unwrap()) == object_bytes(number, SIZE));
+        before < bed.index.awaited.load(Ordering::Relaxed)
+    };
+    assert!(waits(0));
+    // A slow machine may need more than the pause for one open.
+    assert!((1..20).any(|number| !waits(number)));
+    assert_eq!(bed.stats().passthrough_opens, 0);
+}
+
+#[test]
 fn a_mapping_of_a_cached_handle_that_outlives_it_keeps_the_mode() {
     let bed = Bed::new(TTL, |_| {});
     let object = bed.put("a", 1, SIZE);

@@ -56,6 +56,42 @@ async fn a_hundred_readers_cost_one_get_and_a_dropped_one_cancels_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_an_arrival_finds_the_file_and_has_fetched_nothing() {
+    let bench = Bench::new();
+    let cache = bench.open(QUOTA);
+    let [small, unknown, large] = [("s", 110_000), ("u", 10), ("l", PAGE_BYTES + 1)]
+        .map(|(key, size)| bench.source.insert_seeded(key, 1, size));
+    assert!(cache.arrival(&small).is_none(), "nobody fetches it");
+    let hold = bench.source.hold();
+    let mut reads = [&small, &large].map(|object| cache.read(object, 0..1, Priority::Fill));
+    reads.iter_mut().for_each(|read| assert!(read.as_mut().now_or_never().is_none()));
+    let mut arrival = cache.arrival(&small).expect("on its way");
+    assert!(arrival.as_mut().now_or_never().is_none());
+    assert!(cache.arrival(&unknown).is_none() && cache.arrival(&large).is_none());
+    hold.release();
+    arrival.await;
+    assert!(cache.contains(&small.id()), "written by the time it is said to be here");
+    assert!(cache.arrival(&small).is_none());
+    settled(&cache).await;
+    assert_eq!(bench.source.reads_of_range("u", 0..10), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_arrival_ends_with_a_fetch_that_fails() {
+    let bench = Bench::new();
+    let cache = bench.open(QUOTA);
+    let object = bench.objects(1, 1000).remove(0);
+    bench.source.fail_next(1, &MemorySource::unavailable());
+    let hold = bench.source.hold();
+    let mut read = cache.read(&object, 0..10, Priority::Fill);
+    assert!(read.as_mut().now_or_never().is_none());
+    let arrival = cache.arrival(&object).expect("on its way");
+    hold.release();
+    arrival.await;
+    assert!(read.await.is_err() && !cache.contains(&object.id()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_error_reaches_all_who_wait_and_is_not_kept() {
     let bench = Bench::new();
     let cache = bench.open(QUOTA);

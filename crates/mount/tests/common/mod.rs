@@ -9,14 +9,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use feedline_model::{
-    Access, AccessObserver, BlockSource, CachedFile, Clock, Directory, DirectoryBuilder, Object,
-    ObjectHolder, ObjectId, ObjectIndex, Priority, Push, ReadError, Residence, SourceId, Tree,
+    Access, AccessObserver, Arrival, BlockSource, CachedFile, Clock, Directory, DirectoryBuilder,
+    Object, ObjectHolder, ObjectId, ObjectIndex, Priority, Push, ReadError, Residence, SourceId,
+    Tree,
 };
 use feedline_mount::{
     Capacity, CapacityProvider, Mount, MountConfig, MountHandle, MountParts, MountStats, Transport,
@@ -113,11 +114,16 @@ impl Tree for TestTree {
 /// Complete objects, one file each.
 #[derive(Debug)]
 pub(crate) struct TestIndex {
+    this: Weak<Self>,
     pub(crate) dir: PathBuf,
     files: Mutex<HashMap<ObjectId, (PathBuf, u64)>>,
     holder: Mutex<Option<Arc<dyn ObjectHolder>>>,
     pub(crate) opens: AtomicUsize,
     pub(crate) touches: AtomicUsize,
+    /// What is on its way: its bytes, which come soon after an open asked, or `None`: never.
+    pub(crate) coming: Mutex<HashMap<ObjectId, Option<Vec<u8>>>>,
+    /// Opens that asked for something on its way.
+    pub(crate) awaited: AtomicUsize,
     /// Every call to `open` panics.
     pub(crate) panics: AtomicBool,
 }
@@ -163,6 +169,17 @@ impl ObjectIndex for TestIndex {
 
     fn contains(&self, id: &ObjectId) -> bool {
         self.files.lock().contains_key(id)
+    }
+
+    fn arrival(&self, object: &Object) -> Option<Arrival> {
+        let bytes = self.coming.lock().get(&object.id()).cloned()?;
+        self.awaited.fetch_add(1, Ordering::Relaxed);
+        let (index, object) = (self.this.upgrade()?, object.clone());
+        Some(Box::pin(async move {
+            let Some(bytes) = bytes else { return std::future::pending().await };
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            index.complete(&object, &bytes);
+        }))
     }
 
     fn free_bytes(&self) -> u64 {
@@ -264,12 +281,15 @@ impl Bed {
             lists: AtomicUsize::new(0),
             down: AtomicBool::new(false),
         });
-        let index = Arc::new(TestIndex {
+        let index = Arc::new_cyclic(|this| TestIndex {
+            this: Weak::clone(this),
             dir: cache.path().to_owned(),
             files: Mutex::default(),
             holder: Mutex::default(),
             opens: AtomicUsize::new(0),
             touches: AtomicUsize::new(0),
+            coming: Mutex::default(),
+            awaited: AtomicUsize::new(0),
             panics: AtomicBool::new(false),
         });
         let chain = Arc::new(Chain {
