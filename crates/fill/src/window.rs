@@ -13,8 +13,12 @@
 
 use std::time::Duration;
 
-/// Fetches in flight at the start: enough to see a rate, too few to hurt anybody.
-const START: usize = 32;
+/// Fetches in flight at the start: enough to see a rate, too few to hurt anybody. A loader that opens a
+/// thousand files at once keeps the cores so busy that the window hardly grows before its first batch.
+const START: usize = 64;
+
+/// Never fewer of what somebody is known to read next.
+const FORESEEN_MIN: usize = 32;
 
 /// Never less: one slow moment must not stop fill.
 pub(crate) const WINDOW_MIN: usize = 4;
@@ -67,7 +71,7 @@ impl Window {
     /// How many of what somebody is known to read next may be in flight, however slow the bucket or this
     /// machine has become; not while the bucket refuses.
     pub(crate) fn foreseen_min(&self) -> usize {
-        if self.refused { WINDOW_MIN } else { START.min(self.max) }
+        if self.refused { WINDOW_MIN } else { FORESEEN_MIN.min(self.max) }
     }
 
     /// A fetch of one request came back. `full`: the window was in full use; a window that is not
@@ -158,7 +162,7 @@ mod tests {
     #[test]
     fn failures_halve_it_down_to_a_minimum() {
         let mut window = Window::new(336);
-        assert_eq!(window.foreseen_min(), START);
+        assert_eq!(window.foreseen_min(), FORESEEN_MIN);
         window.failed();
         assert_eq!(window.size(), START / 2);
         (0..10).for_each(|_| window.failed());
@@ -166,6 +170,6 @@ mod tests {
         // A bucket that refuses is not pressed for what is read next either, until a round went well.
         assert_eq!(window.foreseen_min(), WINDOW_MIN);
         against(1e9, &mut window, 1);
-        assert_eq!(window.foreseen_min(), START);
+        assert_eq!(window.foreseen_min(), FORESEEN_MIN);
     }
 }
