@@ -33,6 +33,7 @@ use crate::local::OpenFiles;
 use crate::partial::Partial;
 use crate::readahead::ReadAhead;
 use crate::stats::{CacheStats, Counters, DirStats};
+use crate::sums::Sums;
 use crate::worth::Worth;
 use crate::writes::Writes;
 
@@ -62,6 +63,7 @@ pub(crate) struct Shared {
     pub(crate) dirs: Vec<Arc<Dir>>,
     pub(crate) index: Mutex<Index>,
     pub(crate) partials: Mutex<HashMap<ObjectId, Arc<Partial>>>,
+    pub(crate) sums: Mutex<Sums>,
     pub(crate) flights: Flights,
     pub(crate) budget: Arc<Budget>,
     pub(crate) linger_bytes: u64,
@@ -138,6 +140,7 @@ impl Cache {
             dirs,
             index: Mutex::default(),
             partials: Mutex::default(),
+            sums: Mutex::default(),
             flights: Flights::default(),
             budget: Budget::new(buffer_bytes),
             linger_bytes: linger_bytes(buffer_bytes),
@@ -344,15 +347,16 @@ impl Shared {
         }
     }
 
-    /// One page's part of a read.
-    async fn read_page(
+    /// One page's part of a read. If it `compares`, with the checksum as far as that is known: see `lend`.
+    pub(crate) async fn read_page(
         self: &Arc<Self>,
         object: &Object,
         id: ObjectId,
         page: u64,
         range: Range<u64>,
         priority: Priority,
-    ) -> Result<Bytes, ReadError> {
+        compares: bool,
+    ) -> Result<(Bytes, Option<u32>), ReadError> {
         let size = object.version.size;
         let start = page_range(page, size).start;
         // A page is used once, however many reads it takes.
@@ -363,8 +367,9 @@ impl Shared {
         }
         // Twice: a file found bad is dropped, and the page then fetched.
         for _ in 0..2 {
-            if let Some(bytes) = self.read_local(object, &id, page, range.clone()).await {
-                return Ok(bytes);
+            let local = self.read_local(object, &id, page, range.clone(), compares).await;
+            if let Some(found) = local {
+                return Ok(found);
             }
             if self.is_closing() {
                 break;
@@ -390,9 +395,9 @@ impl Shared {
             let bytes = flight.wait().await?;
             let (from, to) = (range.start - start, range.end - start);
             let at = |offset: u64| usize::try_from(offset).expect("a page fits in memory");
-            return Ok(bytes.slice(at(from)..at(to)));
+            return Ok((bytes.slice(at(from)..at(to)), None));
         }
-        self.next.read(object, range, priority).await
+        Ok((self.next.read(object, range, priority).await?, None))
     }
 
     /// Fetches the pages that a sequential reader will want, as far as the budget is idle.
@@ -437,18 +442,19 @@ impl BlockSource for Cache {
         let id = object.id();
         let pages = pages_of(&range);
         if pages.end - pages.start == 1 {
-            return shared.read_page(object, id, pages.start, range, priority).await;
+            let read = shared.read_page(object, id, pages.start, range, priority, false);
+            return Ok(read.await?.0);
         }
         let parts = pages.map(|page| {
             let whole = page_range(page, size);
             let part = range.start.max(whole.start)..range.end.min(whole.end);
-            shared.read_page(object, id, page, part, priority)
+            shared.read_page(object, id, page, part, priority, false)
         });
         let mut parts = futures::stream::iter(parts).buffered(PAGES_AT_ONCE);
         let length = usize::try_from(range.end - range.start).expect("fits in memory");
         let mut bytes = BytesMut::with_capacity(length);
         while let Some(part) = parts.next().await {
-            bytes.extend_from_slice(&part?);
+            bytes.extend_from_slice(&part?.0);
         }
         Ok(bytes.freeze())
     }

@@ -314,6 +314,7 @@ impl Shared {
             dir.log(&Entry::Remove(*id));
         }
         drop(index);
+        self.sums.lock().forget(id);
         // After the index: `Partial::add` takes the two the other way round.
         if let Some(partial) = partial {
             partial.doom();

@@ -487,6 +487,9 @@ impl Shared {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         dir.disk.rename(&partial_path(&id), &object_path(&id))?;
+        // Before the record says that it is complete: a snapshot that finds it so writes them with it.
+        let pages = partial.pages();
+        self.sums.lock().put(id, partial.size, &pages);
         let mut index = self.index.lock();
         if let Some(record) = index.get_mut(&id) {
             let before = *record;

@@ -7,7 +7,8 @@
 //! # Invariants
 //!
 //! - Bytes are served only if they are known to be right: written by this process, or recorded
-//!   before a clean stop, or verified against their checksum since.
+//!   before a clean stop, or verified against their checksum since. What goes to another node is
+//!   compared each time, page by page.
 //! - A directory never holds more bytes on disk than its quota: space is reserved before a write.
 //! - Nobody waits for the disk who only wants bytes that have arrived: files are written behind.
 //! - A disk's trouble is never a read error: the next link answers.
@@ -25,8 +26,8 @@
 //! # Reading order
 //!
 //! [`config`], then `cache` (one read, followed), `flight`, `fill` and `writes` (a miss), `partial` (large
-//! objects), `index` and `journal` (what is here), `directory` and `disk` (where), [`worth`], [`hunt`]
-//! and `evict` (what goes), `push` (what comes into memory), `check`.
+//! objects), `index`, `sums` and `journal` (what is here), `directory` and `disk` (where), [`worth`], [`hunt`]
+//! and `evict` (what goes), `push` (what comes into memory), `check`, `lend` (what other nodes are given).
 
 mod budget;
 mod cache;
@@ -40,6 +41,7 @@ mod flight;
 pub mod hunt;
 mod index;
 mod journal;
+mod lend;
 mod local;
 mod maintain;
 mod partial;
@@ -47,6 +49,7 @@ mod push;
 mod readahead;
 mod reuse;
 mod stats;
+mod sums;
 pub mod worth;
 mod writes;
 

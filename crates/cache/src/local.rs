@@ -192,23 +192,32 @@ impl Shared {
         }
     }
 
-    /// The bytes of `range`, within `page`, from disk; `None` is a miss.
+    /// The bytes of `range`, within `page`, from disk; `None` is a miss. If it `compares`, with their checksum
+    /// where one is recorded of just them.
     pub(crate) async fn read_local(
         self: &Arc<Self>,
         object: &Object,
         id: &ObjectId,
         page: u64,
         range: Range<u64>,
-    ) -> Option<Bytes> {
+        compares: bool,
+    ) -> Option<(Bytes, Option<u32>)> {
         let record = self.usable_record(id)?;
+        let recorded = if compares { self.recorded(&record, page, &range) } else { None };
         let bytes = match record.state() {
             State::Complete => self.read_complete(object, id, record, range).await?,
             State::Partial => self.read_partial(object, id, record, page, range).await?,
             State::Free | State::Wished => return None,
         };
+        if let Some(crc) = recorded
+            && crc32c::crc32c(&bytes) != crc
+        {
+            self.look_again(id, page, crc).await;
+            return None;
+        }
         self.counters.hits.add(1);
         self.counters.hit_bytes.add(bytes.len() as u64);
-        Some(bytes)
+        Some((bytes, recorded))
     }
 
     /// The bytes if they are in memory already, read without waiting for the disk.
@@ -317,13 +326,13 @@ impl Shared {
     }
 
     /// True if this is what is known of the object now: its file is the one at the partial path.
-    fn is_current(&self, id: &ObjectId, partial: &Arc<Partial>) -> bool {
+    pub(crate) fn is_current(&self, id: &ObjectId, partial: &Arc<Partial>) -> bool {
         self.partials.lock().get(id).is_some_and(|now| Arc::ptr_eq(now, partial))
     }
 
     /// The bytes of `range` from the page of a partial object; `None` if they are not as recorded
     /// or not there any more.
-    fn read_page_of(
+    pub(crate) fn read_page_of(
         &self,
         dir: &Dir,
         id: &ObjectId,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use feedline_model::ObjectId;
+use feedline_model::page::PAGE_BYTES;
 
 use crate::cache::Shared;
 use crate::config::CacheError;
@@ -18,6 +19,7 @@ use crate::directory::{
 use crate::index::{Index, Record, State};
 use crate::journal::{self, Entry, PUT_BYTES, PageEntry, SnapshotWriter};
 use crate::partial::Partial;
+use crate::sums::Sums;
 
 /// Records copied under one lock of the index while a snapshot is taken: 270 KB.
 const SNAPSHOT_STEP: usize = 8192;
@@ -56,6 +58,7 @@ fn id_of_name(name: &str) -> Option<ObjectId> {
 struct Loaded {
     index: Index,
     partials: HashMap<ObjectId, Arc<Partial>>,
+    sums: Sums,
 }
 
 /// Which of two copies to keep: a whole one, a trusted one; pages beat a mere wish.
@@ -79,10 +82,9 @@ fn load_dir(dir: &Dir) -> io::Result<Loaded> {
     let mut journal = dir.journal.lock();
     journal.snapshot_bytes = blocks(snapshot.len() as u64);
     dir.account(journal.snapshot_bytes);
-    let Loaded { index, partials } = &mut loaded;
-    index.reserve(snapshot.len() / usize::try_from(PUT_BYTES).expect("33"));
+    loaded.index.reserve(snapshot.len() / usize::try_from(PUT_BYTES).expect("33"));
     let trusted = dir.found == Found::Clean;
-    let mut apply = |entry| apply_entry(index, partials, entry, trusted);
+    let mut apply = |entry| apply_entry(&mut loaded, entry, trusted);
     let generation = journal::read_snapshot(&snapshot, dir.number, &mut apply);
     let sound = generation
         .is_some_and(|generation| journal::replay(&log, generation, dir.number, &mut apply));
@@ -94,8 +96,8 @@ fn load_dir(dir: &Dir) -> io::Result<Loaded> {
     } else {
         if trusted {
             // It says clean, yet the index is not whole: trust nothing that was loaded.
-            for slot in 0..index.slots() {
-                if let Some(record) = index.at_mut(slot) {
+            for slot in 0..loaded.index.slots() {
+                if let Some(record) = loaded.index.at_mut(slot) {
                     record.set_unverified(true);
                 }
             }
@@ -138,6 +140,7 @@ impl Shared {
     fn merge(&self, loaded: Loaded) {
         let mut index = self.index.lock();
         let mut partials = self.partials.lock();
+        self.sums.lock().merge(loaded.sums);
         if index.slots() == 0 {
             *index = loaded.index;
             *partials = loaded.partials;
@@ -293,6 +296,8 @@ impl Shared {
             let of_dir = partials.values().filter(|partial| partial.dir == dir.number);
             of_dir.map(|partial| partial.pages().len()).sum()
         };
+        // Of all directories: an estimate from above.
+        let pages = pages + self.sums.lock().pages_total();
         let records = dir.records.load(Ordering::Relaxed) + SNAPSHOT_GROWTH;
         let space = blocks(records * PUT_BYTES + pages as u64 * PAGE_ENTRY_BYTES);
         let written = if dir.try_reserve_index(space) {
@@ -374,7 +379,13 @@ impl Shared {
         let unverified = partial.as_ref().is_some_and(|partial| partial.is_unverified());
         record.set_unverified(record.is_unverified() || unverified);
         journal::encode(&Entry::Put(record), out);
-        for (page, crc) in partial.map_or_else(Vec::new, |partial| partial.pages()) {
+        let pages = match partial {
+            Some(partial) => partial.pages(),
+            // Complete, or by now.
+            None if record.size() > PAGE_BYTES => self.sums.lock().pages(&record.id),
+            None => Vec::new(),
+        };
+        for (page, crc) in pages {
             journal::encode(&Entry::Page(PageEntry { id: record.id, page, crc }), out);
         }
     }
@@ -398,12 +409,8 @@ impl Shared {
 }
 
 /// Brings one entry of the log into the index.
-fn apply_entry(
-    index: &mut Index,
-    partials: &mut HashMap<ObjectId, Arc<Partial>>,
-    entry: Entry,
-    trusted: bool,
-) {
+fn apply_entry(loaded: &mut Loaded, entry: Entry, trusted: bool) {
+    let Loaded { index, partials, sums } = loaded;
     match entry {
         Entry::Put(mut record) => {
             record.set_unverified(record.is_unverified() || !trusted);
@@ -417,21 +424,30 @@ fn apply_entry(
                     }
                 }
                 State::Free => return,
-                State::Wished | State::Complete if !partials.is_empty() => {
+                State::Wished => {
                     partials.remove(&record.id);
+                    sums.forget(&record.id);
                 }
-                State::Wished | State::Complete => {}
+                State::Complete if !partials.is_empty() => {
+                    if let Some(partial) = partials.remove(&record.id) {
+                        sums.put(record.id, partial.size, &partial.pages());
+                    }
+                }
+                State::Complete => {}
             }
             index.put(record);
         }
         Entry::Remove(id) => {
             partials.remove(&id);
+            sums.forget(&id);
             index.remove(&id);
         }
         Entry::Page(PageEntry { id, page, crc }) => {
-            let verified = index.get(&id).is_some_and(|record| !record.is_unverified());
+            let Some(record) = index.get(&id) else { return };
             if let Some(partial) = partials.get(&id) {
-                partial.restore(page, crc, verified);
+                partial.restore(page, crc, !record.is_unverified());
+            } else if record.state() == State::Complete {
+                sums.restore(id, page, crc);
             }
         }
     }

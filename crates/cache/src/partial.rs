@@ -68,6 +68,14 @@ impl Partial {
         }
     }
 
+    /// The checksum of a page that is here.
+    pub(crate) fn crc(&self, page: u64) -> Option<u32> {
+        match self.state.lock().pages.get(usize::try_from(page).ok()?)? {
+            Page::Missing => None,
+            Page::Present(crc) | Page::Unverified(crc) => Some(*crc),
+        }
+    }
+
     pub(crate) fn has(&self, page: u64) -> bool {
         self.present(page).is_some()
     }

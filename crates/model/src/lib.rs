@@ -29,7 +29,7 @@ pub use directory::{Directory, DirectoryBuilder, EntryKind, EntryRef};
 pub use error::ReadError;
 pub use object::{ETag, ETagRef, Object, ObjectId, ObjectRef, SourceId, Version, VersionRef};
 pub use source::{
-    Access, AccessObserver, Arrival, BlockSource, CachedFile, Foresight, Keeping, ListPage,
-    ListRequest, ListedObject, Lister, NextUse, ObjectHolder, ObjectIndex, Ownership, Priority,
-    Push, Residence, Tree,
+    Access, AccessObserver, Arrival, BlockSource, CachedFile, CheckedSource, Foresight, Keeping,
+    ListPage, ListRequest, ListedObject, Lister, NextUse, ObjectHolder, ObjectIndex, Ownership,
+    Priority, Push, Residence, Summed, Tree,
 };

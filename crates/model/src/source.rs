@@ -45,6 +45,39 @@ pub trait BlockSource: fmt::Debug + Send + Sync {
     ) -> Result<Bytes, ReadError>;
 }
 
+/// Bytes of an object and their checksum.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summed {
+    /// The bytes.
+    pub bytes: Bytes,
+    /// CRC-32C of them.
+    pub crc: u32,
+}
+
+/// A cache as others than this node's own readers are served from it: what rots on its disk must not
+/// spread.
+#[async_trait]
+pub trait CheckedSource: fmt::Debug + Send + Sync {
+    /// As [`BlockSource::read`], and with the checksum, so that it is taken once.
+    ///
+    /// What comes from a disk is compared with what was recorded when it was fetched, if that is known of
+    /// exactly this range. A copy that is not as it was fetched is dropped, and the next link asked.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`BlockSource::read`]; a copy that was dropped is none.
+    async fn read_checked(
+        &self,
+        object: &Object,
+        range: Range<u64>,
+        priority: Priority,
+    ) -> Result<Summed, ReadError>;
+
+    /// The same if the bytes are on the disk here and as they were fetched, else `None`. The next link is not
+    /// asked for them, and the object does not count as used.
+    async fn read_here(&self, object: &Object, range: Range<u64>) -> Option<Summed>;
+}
+
 /// One page of a listing to ask for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListRequest {

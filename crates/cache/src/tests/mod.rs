@@ -4,6 +4,7 @@ mod admission;
 mod copies;
 mod dirs;
 mod faults;
+mod lend;
 mod model;
 mod push;
 mod reads;
