@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use feedline_model::{BlockSource, Clock, ObjectIndex, SourceId};
+use feedline_model::{CheckedSource, Clock, ObjectIndex, SourceId};
 use futures::future::BoxFuture;
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -64,7 +64,7 @@ pub struct ClusterConfig {
 #[derive(Debug, Clone)]
 pub struct ClusterParts {
     /// This node's cache: what peers are served from.
-    pub blocks: Arc<dyn BlockSource>,
+    pub blocks: Arc<dyn CheckedSource>,
     /// What is complete in it.
     pub index: Arc<dyn ObjectIndex>,
     /// The buckets mounted here, each with a prefix of its keys: nothing else is served.

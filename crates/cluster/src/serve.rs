@@ -7,6 +7,8 @@
 //! - While a peer is answered, a miss here goes to the bucket: see `marks`.
 //! - Only what this node mounts is served, however much more its credentials allow.
 //! - As long as an answer takes, the peer hears that we are alive.
+//! - What has rotted on the disk here does not go out: the cache compares what it gives away, and the checksum that
+//!   it compared is the one that is sent.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -17,7 +19,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use feedline_model::clock::Sleep;
-use feedline_model::{BlockSource, Clock, Object, ObjectId, ObjectIndex, Priority, SourceId};
+use feedline_model::{
+    CheckedSource, Clock, Object, ObjectId, ObjectIndex, Priority, SourceId, Summed,
+};
 use futures::{Stream, StreamExt as _};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
@@ -56,7 +60,7 @@ pub(crate) struct Served {
 /// What peers are served from, and who serves all others.
 #[derive(Debug)]
 pub(crate) struct Serve {
-    pub(crate) blocks: Arc<dyn BlockSource>,
+    pub(crate) blocks: Arc<dyn CheckedSource>,
     pub(crate) index: Arc<dyn ObjectIndex>,
     pub(crate) mounted: Vec<(SourceId, String)>,
     pub(crate) marks: Arc<Marks>,
@@ -74,7 +78,7 @@ pub(crate) struct Serve {
 /// An item that has been read; its part of the budget is free when this is dropped.
 struct Ready {
     index: u32,
-    bytes: Bytes,
+    read: Summed,
     room: OwnedSemaphorePermit,
 }
 
@@ -93,10 +97,10 @@ impl Serve {
         wire::check_count(&request.items)?;
         let priority = wire::priority(request.demand);
         let items: Vec<_> = request.items.into_iter().map(|item| self.mounted_item(item)).collect();
-        let is_on_disk = match &items[..] {
+        let only_item = match &items[..] {
             // Of several, one may have to be fetched.
-            [Ok((_, id, _))] => self.index.contains(id),
-            _ => false,
+            [Ok((_, id, _))] => Some(*id),
+            _ => None,
         };
         let serve = Arc::clone(&self);
         let items = (0_u32..).zip(items);
@@ -110,7 +114,7 @@ impl Serve {
         let sending = Sending {
             outcomes: Box::pin(outcomes.buffer_unordered(ITEMS_AT_ONCE)),
             beat: self.clock.sleep(WAITING_EVERY),
-            is_on_disk,
+            only_item,
             pieces: VecDeque::new(),
             room: None,
             serve: self,
@@ -151,8 +155,6 @@ impl Serve {
         if only_cached && !self.index.has(&id, &range) {
             return Err(fault(FaultKind::NotCached, "not here".into()));
         }
-        // It is another node's from now on: nothing is to be read ahead of it here, nor counted as used.
-        let priority = if only_cached { Priority::Fill } else { priority };
         let units = (range.end - range.start).div_ceil(UNIT_BYTES);
         let units = u32::try_from(units).expect("an item is at most a page");
         let room = Arc::clone(&self.room).acquire_many_owned(units);
@@ -162,9 +164,15 @@ impl Serve {
         let Some(_mark) = self.marks.serve(id) else {
             return Err(fault(FaultKind::Busy, "asked of another node by this one".into()));
         };
-        let bytes = self.blocks.read(&object, range, priority).await;
-        let bytes = bytes.map_err(|error| fault(FaultKind::Bucket, error.to_string()))?;
-        Ok(Ready { index, bytes, room })
+        let read = if only_cached {
+            // It is another node's from now on, so this is no use of it.
+            let read = self.blocks.read_here(&object, range).await;
+            read.ok_or_else(|| fault(FaultKind::NotCached, "not here any more".into()))?
+        } else {
+            let read = self.blocks.read_checked(&object, range, priority).await;
+            read.map_err(|error| fault(FaultKind::Bucket, error.to_string()))?
+        };
+        Ok(Ready { index, read, room })
     }
 }
 
@@ -172,7 +180,8 @@ impl Serve {
 struct Sending {
     outcomes: Pin<Box<dyn Stream<Item = Outcome> + Send>>,
     beat: Sleep,
-    is_on_disk: bool,
+    /// What it is about, if that is one object.
+    only_item: Option<ObjectId>,
     /// Of the item that came last.
     pieces: VecDeque<Bytes>,
     /// Its part of the budget.
@@ -195,7 +204,9 @@ impl Sending {
             }
             () = &mut self.beat => {
                 self.beat = self.serve.clock.sleep(WAITING_EVERY);
-                let payload: &[u8] = if self.is_on_disk { &[1] } else { &[0] };
+                // Asked each time: what turns out to have rotted is fetched.
+                let is_on_disk = self.only_item.is_some_and(|id| self.serve.index.contains(&id));
+                let payload: &[u8] = if is_on_disk { &[1] } else { &[0] };
                 self.pieces.push_back(Bytes::from_static(payload));
                 Some(wire::head(FrameKind::Waiting, 0, payload))
             }
@@ -205,10 +216,11 @@ impl Sending {
     fn take(&mut self, outcome: Outcome) {
         let served = &self.serve.served;
         match outcome {
-            Ok(Ready { index, mut bytes, room }) => {
+            Ok(Ready { index, read: Summed { mut bytes, crc }, room }) => {
                 served.objects.fetch_add(1, Ordering::Relaxed);
                 served.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                self.pieces.push_back(wire::head(FrameKind::Bytes, index, &bytes));
+                let head = wire::head_of(FrameKind::Bytes, index, bytes.len(), crc);
+                self.pieces.push_back(head);
                 while !bytes.is_empty() {
                     let piece = bytes.split_to(bytes.len().min(PIECE_BYTES));
                     self.pieces.push_back(piece);

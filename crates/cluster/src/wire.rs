@@ -22,7 +22,7 @@ use std::ops::Range;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use feedline_model::page::PAGE_BYTES;
-use feedline_model::{ETag, Object, ObjectId, Priority, SourceId, Version};
+use feedline_model::{ETag, Object, ObjectId, Priority, SourceId, Summed, Version};
 use serde::{Deserialize, Serialize};
 
 /// The version of all this. Another one is refused, and its node passed by.
@@ -319,12 +319,23 @@ const HEAD_BYTES: usize = 1 + 4 + 4 + 4;
 /// The head of a frame that carries `payload`.
 #[must_use]
 pub fn head(kind: FrameKind, index: u32, payload: &[u8]) -> Bytes {
+    head_of(kind, index, payload.len(), crc32c::crc32c(payload))
+}
+
+/// The same for so many bytes of this checksum.
+pub(crate) fn head_of(kind: FrameKind, index: u32, length: usize, crc: u32) -> Bytes {
     let mut head = BytesMut::with_capacity(HEAD_BYTES);
     head.put_u8(kind.code());
     head.put_u32_le(index);
-    head.put_u32_le(u32::try_from(payload.len()).expect("an item is at most a page"));
-    head.put_u32_le(crc32c::crc32c(payload));
+    head.put_u32_le(u32::try_from(length).expect("an item is at most a page"));
+    head.put_u32_le(crc);
     head.freeze()
+}
+
+/// Bytes with their checksum, for a cache that has recorded none.
+#[must_use]
+pub fn summed(bytes: Bytes) -> Summed {
+    Summed { crc: crc32c::crc32c(&bytes), bytes }
 }
 
 /// A frame as it arrived, its checksum compared.

@@ -8,10 +8,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use feedline_cluster::Link;
+use feedline_cluster::wire::summed;
 use feedline_model::page::{PAGE_BYTES, page_range, pages_of};
 use feedline_model::{
-    BlockSource, CachedFile, Keeping, Object, ObjectHolder, ObjectId, ObjectIndex, Ownership as _,
-    Priority, Push, ReadError, Residence,
+    BlockSource, CachedFile, CheckedSource, Keeping, Object, ObjectHolder, ObjectId, ObjectIndex,
+    Ownership as _, Priority, Push, ReadError, Residence, Summed,
 };
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -304,16 +305,23 @@ pub(crate) struct Served {
 }
 
 #[async_trait]
-impl BlockSource for Served {
-    async fn read(
+impl CheckedSource for Served {
+    async fn read_checked(
         &self,
         object: &Object,
         range: Range<u64>,
         priority: Priority,
-    ) -> Result<Bytes, ReadError> {
+    ) -> Result<Summed, ReadError> {
         let bytes = self.cache.read(object, range, priority).await?;
         let lies = self.lies.load(std::sync::atomic::Ordering::Relaxed);
-        Ok(if lies && !bytes.is_empty() { bytes.slice(1..) } else { bytes })
+        Ok(summed(if lies && !bytes.is_empty() { bytes.slice(1..) } else { bytes }))
+    }
+
+    async fn read_here(&self, object: &Object, range: Range<u64>) -> Option<Summed> {
+        if !self.has(&object.id(), &range) {
+            return None;
+        }
+        self.read_checked(object, range, Priority::Fill).await.ok()
     }
 }
 

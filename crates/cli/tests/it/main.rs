@@ -9,6 +9,7 @@ mod cluster;
 mod cluster_etcd;
 mod cluster_facts;
 mod cluster_load;
+mod cluster_rot;
 mod cluster_wide;
 mod compare;
 mod configured;

@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use feedline_cluster::wire::{HELLO_PATH, HelloAnswer, WIRE, WIRE_HEADER};
+use feedline_cluster::wire::{HELLO_PATH, HelloAnswer, WIRE, WIRE_HEADER, summed};
 use feedline_cluster::{
     Cluster, ClusterConfig, ClusterParts, Entropy, Guest, Link, LocalCopies, NodeId, Sources, Tcp,
     Tls, Token,
 };
 use feedline_model::{
-    BlockSource, CachedFile, Clock, Object, ObjectHolder, ObjectId, ObjectIndex, Priority, Push,
-    ReadError, Residence, SourceId,
+    BlockSource, CachedFile, CheckedSource, Clock, Object, ObjectHolder, ObjectId, ObjectIndex,
+    Priority, Push, ReadError, Residence, SourceId, Summed,
 };
 use feedline_testkit::{MemorySource, RealClock, object_bytes};
 use http::{Request, Response};
@@ -40,8 +40,10 @@ pub(crate) struct MemoryCache {
     next: Arc<dyn BlockSource>,
     kept: Mutex<HashMap<ObjectId, Arc<tokio::sync::Mutex<Option<Bytes>>>>>,
     complete: Mutex<HashMap<ObjectId, ()>>,
-    /// What it hands out is damaged, as by a bad disk or memory.
-    pub(crate) is_bad: AtomicBool,
+    /// What it hands out is a byte too short: the contract of a cache is broken.
+    pub(crate) cuts: AtomicBool,
+    /// What it hands out has a bit turned since its checksum was compared, as by bad memory.
+    pub(crate) flips: AtomicBool,
 }
 
 impl MemoryCache {
@@ -69,11 +71,36 @@ impl BlockSource for MemoryCache {
             self.complete.lock().insert(id, ());
         }
         let whole = slot.as_ref().unwrap();
-        let bytes = whole.slice(range.start as usize..range.end as usize);
-        if self.is_bad.load(Ordering::Relaxed) {
-            return Ok(bytes.slice(1..));
+        Ok(whole.slice(range.start as usize..range.end as usize))
+    }
+}
+
+#[async_trait]
+impl CheckedSource for MemoryCache {
+    async fn read_checked(
+        &self,
+        object: &Object,
+        range: Range<u64>,
+        priority: Priority,
+    ) -> Result<Summed, ReadError> {
+        let mut bytes = self.read(object, range, priority).await?;
+        if self.cuts.load(Ordering::Relaxed) {
+            bytes = bytes.slice(1..);
         }
-        Ok(bytes)
+        let mut read = summed(bytes);
+        if self.flips.load(Ordering::Relaxed) {
+            let mut bytes = read.bytes.to_vec();
+            bytes[100] ^= 1;
+            read.bytes = bytes.into();
+        }
+        Ok(read)
+    }
+
+    async fn read_here(&self, object: &Object, range: Range<u64>) -> Option<Summed> {
+        if !self.contains(&object.id()) {
+            return None;
+        }
+        self.read_checked(object, range, Priority::Fill).await.ok()
     }
 }
 
@@ -173,7 +200,8 @@ impl Plan {
             next: Arc::clone(&link) as _,
             kept: Mutex::default(),
             complete: Mutex::default(),
-            is_bad: AtomicBool::new(false),
+            cuts: AtomicBool::new(false),
+            flips: AtomicBool::new(false),
         });
         let config = ClusterConfig {
             node: NodeId(number),

@@ -1,7 +1,7 @@
 //! Honest nodes: each object once, whoever asks; what happens when one dies, joins or is full.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use feedline_cluster::{LocalCopies, PeerState, Reason};
@@ -9,7 +9,7 @@ use feedline_model::{BlockSource as _, Keeping, Ownership as _, Priority};
 use feedline_testkit::{MemorySource, RealClock, conformance, object_range};
 use futures::StreamExt as _;
 
-use crate::common::{Plan, SOURCE, addresses, eventually, objects, three};
+use crate::common::{MemoryCache, Plan, SOURCE, addresses, eventually, objects, three};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_nodes_that_read_the_same_files_at_once_fetch_each_once() {
@@ -332,18 +332,21 @@ async fn bytes_served_have_a_budget_that_slows_down_and_breaks_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn damaged_bytes_of_a_peer_are_never_used() {
-    let (nodes, bucket) = three(&Plan::default()).await;
-    let objects = objects(&bucket, 60, 2_000);
-    // Shorter by a byte: the contract of a cache is broken, and the reader must notice.
-    nodes[1].cache.is_bad.store(true, Ordering::Relaxed);
-    for (seed, object) in objects.iter().enumerate() {
-        nodes[0].reads(object, seed as u64).await;
+    type Damage = fn(&MemoryCache) -> &AtomicBool;
+    let damages: [Damage; 2] = [|cache| &cache.cuts, |cache| &cache.flips];
+    for damage in damages {
+        let (nodes, bucket) = three(&Plan::default()).await;
+        let objects = objects(&bucket, 60, 2_000);
+        damage(&nodes[1].cache).store(true, Ordering::Relaxed);
+        for (seed, object) in objects.iter().enumerate() {
+            nodes[0].reads(object, seed as u64).await;
+        }
+        let address = nodes[1].cluster.address().to_string();
+        let status = nodes[0].cluster.status();
+        let peer = status.peers.iter().find(|peer| peer.address == address).unwrap();
+        assert_eq!(peer.state, PeerState::Down);
+        assert!(peer.passed.iter().any(|(reason, count)| *reason == Reason::Wrong && *count == 1));
     }
-    let address = nodes[1].cluster.address().to_string();
-    let status = nodes[0].cluster.status();
-    let peer = status.peers.iter().find(|peer| peer.address == address).unwrap();
-    assert_eq!(peer.state, PeerState::Down);
-    assert!(peer.passed.iter().any(|(reason, count)| *reason == Reason::Wrong && *count == 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
