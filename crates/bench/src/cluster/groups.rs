@@ -15,6 +15,7 @@ use crate::caches::{Removals, level};
 use crate::http::{Fetch, objects};
 use crate::read::{Order, Pass, Plan, ReadArgs};
 use crate::targets::Contestant;
+use crate::targets::data::{MILLION, make_million};
 use crate::targets::lab::{Scratch, detach, feedline, run_to_end};
 use crate::time::now;
 use crate::train::Decode;
@@ -43,6 +44,8 @@ pub(super) struct Lab {
     pub(super) bytes: u64,
     pub(super) latency: String,
     pub(super) rounds: usize,
+    /// Tiny files of which the memory of a load is measured.
+    pub(super) very_many: usize,
     /// When files were removed: a load waits until that costs it nothing.
     pub(super) removals: Removals,
 }
@@ -73,6 +76,9 @@ impl Lab {
                 Group::Peer => self.peer(round, into),
                 Group::Killed => self.killed(round, into),
                 Group::Quota => self.quota(into),
+                // Memory scatters little, and a million files take minutes.
+                Group::Memory if round > 0 => Ok(()),
+                Group::Memory => self.load_memory(into),
             }?;
         }
         Ok(())
@@ -219,6 +225,32 @@ impl Lab {
         Ok(got.renamed(&format!("http, {connections} connections")))
     }
 
+    /// The peak of a load of the small files, and of very many tiny ones that are nothing but names.
+    fn load_memory(&self, into: &mut Samples) -> Result<()> {
+        eprintln!("load-memory: {} files, some minutes", self.very_many);
+        make_million(&self.root.join(MILLION), self.very_many)?;
+        let few = self.load_peak(BUCKET)?;
+        let many = self.load_peak(MILLION)?;
+        let [few_mib, many_mib] = [few, many].map(|bytes| bytes as f64 / f64::from(1 << 20));
+        let note = format!(
+            "the largest of {NODES} daemons: {few_mib:.0} MiB with {} files, {many_mib:.0} MiB with {} tiny ones",
+            self.files, self.very_many
+        );
+        let figure = many as f64 / few as f64;
+        into.add("load-memory", ClusterSample { figure, note, ..Default::default() });
+        Ok(())
+    }
+
+    /// The largest peak of the daemons that load all of `bucket`.
+    fn load_peak(&self, bucket: &str) -> Result<u64> {
+        let nodes = Nodes::start(&self.shape(), &self.root, bucket, &self.home.join("cluster"))?;
+        let log = self.home.join("load.log");
+        run_to_end(feedline()?.arg("load").arg(nodes.dir(0)).args(["--wait", "--json"]), &log)?;
+        let peak = peak_bytes(&nodes)?;
+        self.discard(nodes)?;
+        Ok(peak)
+    }
+
     /// `feedline load` of everything on one node, which has every node load what it owns. Timed is the
     /// making of files, which what was removed before would slow down: so no round removes anything.
     fn load(&self, round: usize, into: &mut Samples) -> Result<()> {
@@ -253,6 +285,13 @@ impl Lab {
         into.add("load", ClusterSample { figure, note, contestants, ..Default::default() });
         nodes.set_aside(&self.home.join(format!("loaded-{round}")))
     }
+}
+
+/// The most that the daemon of any node has had in memory.
+fn peak_bytes(nodes: &Nodes) -> Result<u64> {
+    let of = |node| anyhow::Ok(nodes.node(node).resident_bytes()?.1);
+    let all: Vec<u64> = (0..nodes.count()).map(of).collect::<Result<_>>()?;
+    all.into_iter().max().context("a node")
 }
 
 /// A pass of another program, which tells no more.

@@ -22,6 +22,7 @@ use crate::caches::Removals;
 use crate::dataset::{MakeArgs, make, progress_bar};
 use crate::facts::Facts;
 use crate::tables::{self, write_json};
+use crate::targets::data::{MILLION_FULL, MILLION_QUICK};
 use crate::targets::lab::Scratch;
 use crate::targets::{Contestant, Target, scratch};
 use crate::units::median;
@@ -239,6 +240,7 @@ fn prepare(args: &ClusterArgs) -> Result<Lab> {
         bytes: made.bytes,
         latency: args.latency.clone(),
         rounds: args.rounds.map_or(rounds, |rounds| rounds as usize),
+        very_many: if args.quick { MILLION_QUICK } else { MILLION_FULL },
     })
 }
 

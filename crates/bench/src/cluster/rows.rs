@@ -17,6 +17,8 @@ pub(super) enum Group {
     Killed,
     /// The data set is three times as large as one node's quota.
     Quota,
+    /// The memory of a load, of a few files and of very many.
+    Memory,
 }
 
 /// One line of the table.
@@ -33,8 +35,11 @@ pub(super) struct Row {
 /// More GETs than objects: for requests that were sent twice because a node was silent for seconds.
 const GETS_MOST: Target = AtMost(1.001);
 
+/// What a load of fifty times as many files may take more: their names are kept, as by any walk.
+const MEMORY_FLAT: Target = AtMost(1.25);
+
 /// The whole table, in its order; rows of one group are neighbours.
-pub(super) const ROWS: [Row; 9] = {
+pub(super) const ROWS: [Row; 10] = {
     const fn row(name: &'static str, unit: &'static str, target: Target, group: Group) -> Row {
         Row { name, unit, target, group }
     }
@@ -50,6 +55,7 @@ pub(super) const ROWS: [Row; 9] = {
         row("killed-reads", "failed", AtMost(0.0), Group::Killed),
         row("killed-gets", "of share", AtMost(1.0), Group::Killed),
         row("quota-hits", "of reads", AtLeast(0.99), Group::Quota),
+        row("load-memory", "x of few", MEMORY_FLAT, Group::Memory),
     ]
 };
 

@@ -29,7 +29,7 @@ pub(super) const FULL: Sizes = Sizes {
     many: 100_000,
     subset: 400,
     medium: 4_000,
-    million: 1_000_000,
+    million: MILLION_FULL,
 };
 /// Enough that everything happens.
 pub(super) const QUICK: Sizes = Sizes {
@@ -39,7 +39,7 @@ pub(super) const QUICK: Sizes = Sizes {
     many: 5_000,
     subset: 60,
     medium: 1_000,
-    million: 20_000,
+    million: MILLION_QUICK,
 };
 
 /// What there is.
@@ -102,7 +102,11 @@ pub(super) fn make_all(root: &Path, sizes: &Sizes) -> Result<Data> {
 }
 
 /// The bucket of very many tiny objects.
-pub(super) const MILLION: &str = "million";
+pub(crate) const MILLION: &str = "million";
+/// How many: of the full data, and of the quick one.
+pub(crate) const MILLION_FULL: usize = 1_000_000;
+/// See [`MILLION_FULL`].
+pub(crate) const MILLION_QUICK: usize = 20_000;
 /// They are names of so many files each: ext4 ends at 65,000.
 const LINKS_MAX: usize = 50_000;
 
@@ -112,7 +116,7 @@ pub(super) fn million_path(index: usize) -> PathBuf {
 }
 
 /// Tiny files in class folders of a thousand, most of them further links to others.
-fn make_million(folder: &Path, files: usize) -> Result<()> {
+pub(crate) fn make_million(folder: &Path, files: usize) -> Result<()> {
     let path = |index: usize| folder.join(million_path(index));
     if path(files - 1).exists() {
         return Ok(());

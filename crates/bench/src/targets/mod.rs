@@ -6,7 +6,7 @@
 //! for the next run; all else is gone when the command ends, however it ends.
 
 mod cold;
-mod data;
+pub(crate) mod data;
 mod groups;
 pub(crate) mod lab;
 mod larger;
