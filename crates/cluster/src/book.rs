@@ -162,6 +162,15 @@ impl Book {
         since.any(|it| it.is_some()) || self.moved.values().any(Option::is_some)
     }
 
+    /// The nodes that are known.
+    pub(crate) fn found(&self) -> Vec<Found> {
+        let found = |(key, entry): (&String, &Entry)| Found {
+            key: key.clone(),
+            address: entry.address.to_string(),
+        };
+        self.entries.iter().map(found).collect()
+    }
+
     /// How many nodes are known.
     pub(crate) fn len(&self) -> usize {
         self.entries.len()

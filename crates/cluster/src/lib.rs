@@ -26,7 +26,7 @@
 //!
 //! # Reading order
 //!
-//! [`placement`], [`membership`], `sources`, `book` and `greeters` (how members are found: `dns`, `etcd`; `facts`: what etcd holds besides), `link` (one read, followed), `handover`, `batch`, `peer` and
+//! [`placement`], [`membership`], `sources`, `book` and `greeters` (how members are found: `dns`, `etcd`; `memory`: over a restart; `facts`: what etcd holds besides), `link` (one read, followed), `handover`, `batch`, `peer` and
 //! `answer` (asking), `health`, `server`, `seats`, `seldom` and `serve` (answering), `load` (files brought in by their owners), `roll` (whether one of them was lost), `ask` (all other questions), `marks`, [`wire`],
 //! `token`, `tls`, `net` and `timer` (the world); `cluster` puts them together.
 
@@ -47,6 +47,7 @@ mod link;
 mod load;
 mod marks;
 pub mod membership;
+mod memory;
 mod net;
 mod parts;
 mod peer;
@@ -72,6 +73,7 @@ pub use facts::{Change, Facts};
 pub use fault::{Fault, Reason};
 pub use link::Link;
 pub use load::{LoadPlace, Loads};
+pub use memory::Memory;
 pub use net::{Accepted, Client, Listener, Net, Opened, Stream, Tcp};
 pub use parts::{BodyError, ClusterConfig, ClusterParts, Entropy, Guest, LocalCopies, PortBody};
 pub use placement::NodeId;

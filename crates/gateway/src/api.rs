@@ -327,6 +327,15 @@ pub struct MembersFrom {
     pub found: u64,
     /// Why it cannot be heard now: the members are those of before. `None`: all is well.
     pub trouble: Option<String>,
+    /// When it was heard last, in seconds since 1970, if it cannot be now: the members are of that time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard_unix_s: Option<u64>,
+    /// Since when it cannot be heard, since the mount.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_unix_s: Option<u64>,
+    /// It has not been heard since the mount: whom it named is remembered from before.
+    #[serde(default)]
+    pub remembered: bool,
     /// Of an etcd that names members: why the pins and load jobs there cannot be heard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub facts_trouble: Option<String>,

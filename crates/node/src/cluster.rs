@@ -17,6 +17,7 @@ use crate::chain::{self, Chain};
 use crate::config::{ClusterSettings, ResolvedConfig};
 use crate::etcd;
 use crate::files;
+use crate::members::MembersFile;
 use crate::role::StartError;
 use crate::s3;
 use crate::secrets::{self, Secrets};
@@ -42,9 +43,11 @@ pub(crate) async fn join(
     let etcd =
         etcd::source(settings, secrets.etcd.clone(), &chain.mounted, &config.mountpoint, clock)?;
     let s3 = s3::endpoint(config, settings, &secrets, chain, clock, tasks);
+    let directory = etcd.clone().map(|etcd| etcd as _);
     let entropy = Entropy::new(random);
     let quota_bytes = chain.cache.stats().dirs.iter().map(|dir| dir.quota_bytes).sum();
     let state_dir = chain::state_dir(config)?;
+    let memory = MembersFile::of(&state_dir, tasks);
     let cluster = ClusterConfig {
         node: node_id(&state_dir)?,
         age: cache_age(&state_dir, &**clock),
@@ -68,7 +71,7 @@ pub(crate) async fn join(
         clock: Arc::clone(clock),
         entropy,
         guest: Some(s3::guest(&s3)),
-        sources: Sources { directory: etcd.clone().map(|etcd| etcd as _), ..Sources::default() },
+        sources: Sources { directory, memory: Some(memory), ..Sources::default() },
         runtime: tasks.clone(),
     };
     chain.cache.set_ownership(Arc::clone(link) as _);

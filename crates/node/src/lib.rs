@@ -21,6 +21,7 @@ mod etcd;
 mod files;
 mod loads;
 pub mod logging;
+mod members;
 pub mod paths;
 mod pins;
 mod reach;

@@ -167,6 +167,9 @@ fn cluster(node: &NodeAdmin) -> Option<ClusterStatus> {
         place: it.place,
         found: it.found,
         trouble: it.trouble,
+        heard_unix_s: it.heard_unix_ms.map(|ms| ms / 1000),
+        lost_unix_s: it.lost_unix_ms.map(|ms| ms / 1000),
+        remembered: it.is_remembered,
     });
     Some(ClusterStatus {
         members_from: members_from.collect(),

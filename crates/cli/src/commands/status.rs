@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 
 use feedline_node::api::{
-    CacheDirStatus, ClusterStatus, DataSetStatus, FillStatus, LoadStatus, NamespaceStatus,
-    PeerStatus, Status,
+    CacheDirStatus, ClusterStatus, DataSetStatus, FillStatus, LoadStatus, MembersFrom,
+    NamespaceStatus, PeerStatus, Status,
 };
 
 use super::nodes::{self, Whose};
@@ -285,6 +285,20 @@ fn fill_fact(fill: &FillStatus) -> Option<String> {
     (!facts.is_empty()).then(|| facts.join("; "))
 }
 
+/// A source that cannot be heard: since when, and of when the members are.
+fn unheard(it: &MembersFrom, why: &str) -> String {
+    let time = |unix_s: u64| output::time(i64::try_from(unix_s).unwrap_or_default() * 1000);
+    let since = it.lost_unix_s.map(|at| format!(" since {}", time(at))).unwrap_or_default();
+    let members = match it.heard_unix_s.map(time) {
+        Some(at) if it.remembered => {
+            format!("members are those of {at}, remembered from before this start")
+        }
+        Some(at) => format!("members stay as they were at {at}"),
+        None => "it has named nobody yet".into(),
+    };
+    format!("{} {} CANNOT BE HEARD{since}, {members}: {why}", it.source, it.place)
+}
+
 /// The node among the others, and what passed between them.
 fn cluster_facts(cluster: &ClusterStatus) -> Vec<(&'static str, String)> {
     let members = format!(
@@ -305,9 +319,7 @@ fn cluster_facts(cluster: &ClusterStatus) -> Vec<(&'static str, String)> {
                 Some(why) => format!("{found}, PINS AND LOADS THERE CANNOT BE HEARD: {why}"),
             }
         }
-        Some(why) => {
-            format!("{} {} CANNOT BE HEARD, members stay as they are: {why}", it.source, it.place)
-        }
+        Some(why) => unheard(it, why),
     });
     let sources: Vec<_> = sources.collect();
     let sources = if sources.is_empty() { "nobody: alone".into() } else { sources.join("; ") };

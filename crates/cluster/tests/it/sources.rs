@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use feedline_cluster::{Announcement, Found, Heard, PeerState, Resolver, Source, Sources};
+use feedline_cluster::{Announcement, Found, Heard, Memory, PeerState, Resolver, Source, Sources};
 use feedline_testkit::{FakeClock, MemorySource};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -24,6 +24,7 @@ pub(crate) enum Say {
 /// Says what the test says.
 #[derive(Debug)]
 struct Fake {
+    place: &'static str,
     says: tokio::sync::Mutex<mpsc::Receiver<Say>>,
 }
 
@@ -34,9 +35,36 @@ impl std::fmt::Debug for Say {
 }
 
 pub(crate) fn fake() -> (mpsc::Sender<Say>, Sources) {
+    fake_at("nowhere", None)
+}
+
+fn fake_at(place: &'static str, memory: Option<&Arc<Kept>>) -> (mpsc::Sender<Say>, Sources) {
     let (say, says) = mpsc::channel(16);
-    let fake = Fake { says: tokio::sync::Mutex::new(says) };
-    (say, Sources { directory: Some(Arc::new(fake)), ..Sources::default() })
+    let fake = Fake { place, says: tokio::sync::Mutex::new(says) };
+    let memory = memory.map(|memory| Arc::clone(memory) as _);
+    (say, Sources { directory: Some(Arc::new(fake)), memory, ..Sources::default() })
+}
+
+/// What outlives a node.
+#[derive(Debug, Default)]
+struct Kept(Mutex<Option<Vec<u8>>>);
+
+#[async_trait]
+impl Memory for Kept {
+    fn recall(&self) -> Option<Vec<u8>> {
+        self.0.lock().clone()
+    }
+
+    async fn keep(&self, bytes: Vec<u8>) {
+        *self.0.lock() = Some(bytes);
+    }
+}
+
+impl Kept {
+    fn names(&self, address: SocketAddr) -> bool {
+        let bytes = self.0.lock().clone().unwrap_or_default();
+        String::from_utf8(bytes).unwrap().contains(&address.to_string())
+    }
 }
 
 fn found(address: SocketAddr) -> Found {
@@ -50,7 +78,7 @@ impl Source for Fake {
     }
 
     fn place(&self) -> String {
-        "nowhere".into()
+        self.place.into()
     }
 
     async fn attend(&self, me: &Announcement, heard: &Heard) -> String {
@@ -179,12 +207,85 @@ async fn a_source_that_is_lost_keeps_all_members_and_is_asked_again() {
     assert_eq!(trouble(&first), None);
 }
 
+/// Node 1 has known the two others, of which the second is dead by now.
+async fn an_earlier_run(memory: &Arc<Kept>, at: [SocketAddr; 3]) -> Node {
+    let (say, sources) = fake_at("nowhere", Some(memory));
+    let ([first, second, third], _) = nodes(sources, vec![], at);
+    say.send(Say::All(vec![at[1], at[2]])).await.unwrap();
+    first.knows(3).await;
+    assert!(!first.cluster.status().sources[0].is_remembered);
+    eventually("both to be noted", || memory.names(at[1]) && memory.names(at[2])).await;
+    second.cluster.stop();
+    third
+}
+
+/// Node 1, which nobody has told anything yet.
+fn started_again(memory: &Arc<Kept>, place: &'static str) -> (Node, FakeClock, mpsc::Sender<Say>) {
+    let (say, sources) = fake_at(place, Some(memory));
+    let clock = FakeClock::new();
+    let plan = Plan { sources, clock: Some(clock.shared()), life: 1, ..Plan::default() };
+    let [at] = addresses::<1>();
+    (plan.start(1, at, &[], MemorySource::new(SOURCE) as _), clock, say)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_named_before_a_restart_is_greeted_until_the_source_is_heard() {
+    let (memory, at) = (Arc::new(Kept::default()), addresses::<3>());
+    let third = an_earlier_run(&memory, at).await;
+    let (first, clock, say) = started_again(&memory, "nowhere");
+    let source = || first.cluster.status().sources[0].clone();
+    first.knows(2).await;
+    assert_eq!(&*first.cluster.epoch().members().last().unwrap().address, at[2].to_string());
+    let asked = source();
+    assert!(asked.is_remembered && asked.found == 2, "{asked:?}");
+    assert!(asked.heard_unix_ms.is_some() && asked.lost_unix_ms.is_some(), "{asked:?}");
+    say.send(Say::Lost("it fell")).await.unwrap();
+    eventually("the loss to be told", || trouble(&first).as_deref() == Some("it fell")).await;
+    let lost = source();
+    assert!(lost.is_remembered && lost.heard_unix_ms == asked.heard_unix_ms, "{lost:?}");
+    assert!(memory.names(at[1]) && memory.names(at[2]), "silence takes nobody away");
+    // What it says at last counts as after a loss: who is not named any more and is dead goes.
+    say.send(Say::All(vec![at[2]])).await.unwrap();
+    let peers = || first.cluster.status().peers.len();
+    after_a_while(&clock, "the dead one to be given up", || peers() == 1).await;
+    assert_eq!(first.cluster.epoch().members().len(), 2);
+    eventually("the source to be believed", || source().found == 1).await;
+    let heard = source();
+    assert!(!heard.is_remembered && heard.trouble.is_none() && heard.lost_unix_ms.is_none());
+    eventually("the dead one to be forgotten", || !memory.names(at[1])).await;
+    assert!(memory.names(at[2]));
+    say.send(Say::Lost("it fell again")).await.unwrap();
+    eventually("the loss to be told", || source().lost_unix_ms.is_some()).await;
+    let lost = source();
+    assert!(lost.heard_unix_ms.is_some() && !lost.is_remembered, "of this run: {lost:?}");
+    drop(third);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_damaged_or_of_another_cluster_is_not_remembered() {
+    let (memory, at) = (Arc::new(Kept::default()), addresses::<3>());
+    let _third = an_earlier_run(&memory, at).await;
+    let is_alone = |node: &Node| {
+        let status = node.cluster.status();
+        let source = &status.sources[0];
+        assert!(!source.is_remembered && source.found == 0, "{source:?}");
+        assert!(source.heard_unix_ms.is_none() && status.peers.is_empty(), "{status:?}");
+    };
+    let whole = memory.recall().unwrap();
+    is_alone(&started_again(&memory, "elsewhere").0);
+    *memory.0.lock() = Some(whole[..whole.len() - 1].to_vec());
+    is_alone(&started_again(&memory, "nowhere").0);
+    *memory.0.lock() = Some(whole);
+    let (first, ..) = started_again(&memory, "nowhere");
+    first.knows(2).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn addresses_of_a_name_come_and_go_and_an_answer_that_fails_changes_nothing() {
     let at = addresses::<3>();
     let names = Arc::new(Names::default());
     *names.0.lock() = vec![at[0], at[1]];
-    let sources = Sources { resolver: Arc::clone(&names) as _, directory: None };
+    let sources = Sources { resolver: Arc::clone(&names) as _, ..Sources::default() };
     let peers = vec!["dns://nodes.feedline.svc:7001".to_owned()];
     let ([first, second, third], clock) = nodes(sources, peers, at);
     let known = || first.cluster.epoch().members().len();

@@ -280,6 +280,7 @@ mod tests {
             place: "http://e:1".into(),
             found,
             trouble: trouble.map(str::to_owned),
+            ..SourceStatus::default()
         };
         let named = silent(&source(0, Some("nobody listens"))).unwrap();
         assert!(named.source && named.node.is_none(), "{named:?}");
