@@ -1,6 +1,6 @@
 //! Who answers at the addresses that this node was told of: each is greeted for as long as it is wanted.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -105,7 +105,8 @@ pub(crate) struct Greeters {
     peers: Arc<Peers>,
     roster: Arc<Roster>,
     pending: Pending,
-    entries: Mutex<HashMap<Arc<str>, Entry>>,
+    /// In order, so that all end in one order as well.
+    entries: Mutex<BTreeMap<Arc<str>, Entry>>,
 }
 
 impl Greeters {

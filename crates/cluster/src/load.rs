@@ -10,7 +10,7 @@
 //! - A file is told to one node at a time, in placement's order, so the bucket is asked for it once.
 //! - When nobody waits for a batch any more, its request is dropped, and the other end stops.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -71,7 +71,7 @@ struct Wanted {
 #[derive(Debug, Default)]
 pub(crate) struct LoadQueues {
     /// Not by node: one that moves is another peer.
-    by_address: Mutex<HashMap<Arc<str>, Queue>>,
+    by_address: Mutex<BTreeMap<Arc<str>, Queue>>,
 }
 
 /// What waits for one peer.
@@ -152,6 +152,8 @@ async fn send_batches(peer: Arc<Peer>, mut wanted: mpsc::Receiver<Wanted>) {
     loop {
         let mut batch = Vec::with_capacity(BATCH);
         tokio::select! {
+            // Not by chance: a seed gives one order.
+            biased;
             Some(()) = under_way.next(), if !under_way.is_empty() => {}
             count = wanted.recv_many(&mut batch, BATCH), if under_way.len() < BATCHES_AT_ONCE => {
                 if count == 0 {

@@ -1,6 +1,6 @@
 //! The peers of this node by address.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
@@ -11,7 +11,8 @@ use crate::peer::{Peer, World};
 #[derive(Debug)]
 pub(crate) struct Peers {
     pub(crate) world: World,
-    by_address: RwLock<HashMap<Arc<str>, Arc<Peer>>>,
+    /// In order, so that all end in one order as well.
+    by_address: RwLock<BTreeMap<Arc<str>, Arc<Peer>>>,
 }
 
 impl Peers {
@@ -38,8 +39,6 @@ impl Peers {
 
     /// All, sorted by address.
     pub(crate) fn all(&self) -> Vec<Arc<Peer>> {
-        let mut all: Vec<_> = self.by_address.read().values().cloned().collect();
-        all.sort_by(|a, b| a.address.cmp(&b.address));
-        all
+        self.by_address.read().values().cloned().collect()
     }
 }

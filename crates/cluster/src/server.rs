@@ -16,10 +16,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use http::header::DATE;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
@@ -252,6 +253,8 @@ async fn connection(stream: Box<dyn Stream>, state: Connection, serve: Arc<Serve
         .initial_connection_window_size(4 * STREAM_WINDOW_BYTES)
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(HEADERS_BYTES_MAX)
+        // Peers have no use for it, and hyper's is of the machine's clock; see `dated`.
+        .auto_date_header(false)
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(SPEAK_WITHIN);
     let service = {
@@ -279,6 +282,14 @@ async fn connection(stream: Box<dyn Stream>, state: Connection, serve: Arc<Serve
     }
 }
 
+/// An answer with the time, as HTTP wants it of whoever has a clock.
+fn dated(mut answer: Response<PortBody>, world: &World) -> Response<PortBody> {
+    let now = SystemTime::UNIX_EPOCH + Duration::from_millis(world.clock.unix_ms());
+    let now = HeaderValue::try_from(httpdate::fmt_http_date(now)).expect("letters and digits");
+    answer.headers_mut().entry(DATE).or_insert(now);
+    answer
+}
+
 /// Peers say their version with each request, which no other client does.
 async fn answer(
     state: &Connection,
@@ -292,7 +303,9 @@ async fn answer(
         return with_version(refuse(StatusCode::FORBIDDEN, why));
     }
     match &serve.guest {
-        Some(guest) if !is_of_peer && state.is_guest(world) => guest.answer(request).await,
+        Some(guest) if !is_of_peer && state.is_guest(world) => {
+            dated(guest.answer(request).await, world)
+        }
         Some(_) if !is_of_peer => {
             let most = Kind::Guest.seats_max();
             let message = format!(
