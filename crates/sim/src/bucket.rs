@@ -12,6 +12,7 @@ use feedline_model::{BlockSource, Clock, ETag, Object, Priority, ReadError, Sour
 use parking_lot::Mutex;
 
 use crate::clock::{HostClock, SimClock};
+use crate::promise::Promise;
 use crate::rng::Rng;
 use crate::trace::Trace;
 
@@ -203,9 +204,10 @@ impl Door {
         let page = (place, range.start / PAGE_BYTES);
         let what = (self.node, page);
         if content.object != *object || *range != page_range(page.1, object.version.size) {
-            bucket
-                .trace
-                .complain(format_args!("n{} asks for {range:?} of {}", self.node, object.key));
+            bucket.trace.complain(
+                Promise::WholePages,
+                format_args!("n{} asks for {range:?} of {}", self.node, object.key),
+            );
         }
         bucket.trace.note(format_args!("n{} GET {page:?}", self.node));
         let mut state = bucket.state.lock();
@@ -215,7 +217,10 @@ impl Door {
         let latency = state.rng.ms(low..=high) + state.weather.extra;
         drop(state);
         if !is_first {
-            bucket.trace.complain(format_args!("n{} has two flights of {page:?}", self.node));
+            bucket.trace.complain(
+                Promise::OneFlight,
+                format_args!("n{} has two flights of {page:?}", self.node),
+            );
         }
         (InFlight { bucket, what }, latency)
     }

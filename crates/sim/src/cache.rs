@@ -14,12 +14,16 @@ use feedline_model::{
     BlockSource, CachedFile, CheckedSource, Keeping, Object, ObjectHolder, ObjectId, ObjectIndex,
     Ownership as _, Priority, Push, ReadError, Residence, Summed,
 };
+use futures::FutureExt as _;
+use futures::future::Shared;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::bucket::{Bucket, Page};
+use crate::promise::Promise;
+use crate::sabotage::{Broken, Sabotage};
 use crate::trace::Trace;
 
 #[derive(Debug)]
@@ -41,12 +45,13 @@ pub(crate) struct Disk {
     made_at: Option<Duration>,
     kept: BTreeMap<usize, Kept>,
     trace: Trace,
+    broken: Broken,
 }
 
 impl Disk {
-    pub(crate) fn new(node: usize, quota_bytes: u64, trace: Trace) -> Self {
+    pub(crate) fn new(node: usize, quota_bytes: u64, trace: Trace, broken: Broken) -> Self {
         let kept = BTreeMap::new();
-        Self { node, quota_bytes, used_bytes: 0, inserts: 0, made_at: None, kept, trace }
+        Self { node, quota_bytes, used_bytes: 0, inserts: 0, made_at: None, kept, trace, broken }
     }
 
     /// All is lost.
@@ -59,6 +64,10 @@ impl Disk {
     /// How old it is when it is used now.
     pub(crate) fn age(&mut self, now: Duration) -> Duration {
         now - *self.made_at.get_or_insert(now)
+    }
+
+    pub(crate) fn quota_bytes(&self) -> u64 {
+        self.quota_bytes
     }
 
     /// Another quota: what is too much goes.
@@ -74,7 +83,7 @@ impl Disk {
         self.kept.get(&place)?.pages.get(&page).cloned()
     }
 
-    fn is_complete(&self, place: usize, pages: u64) -> bool {
+    pub(crate) fn is_complete(&self, place: usize, pages: u64) -> bool {
         self.kept.get(&place).is_some_and(|kept| kept.pages.len() as u64 == pages)
     }
 
@@ -95,8 +104,12 @@ impl Disk {
     }
 
     fn keep(&mut self, (place, page): Page, bytes: &Bytes, is_copy: bool) {
+        if is_copy && self.broken.is(Sabotage::NoCopies) {
+            return;
+        }
         let length = bytes.len() as u64;
-        while self.quota_bytes < self.used_bytes + length {
+        let is_limited = !self.broken.is(Sabotage::NoQuota);
+        while is_limited && self.quota_bytes < self.used_bytes + length {
             let Some(victim) = self.victim(!is_copy, Some(place)) else { return };
             self.evict(victim);
         }
@@ -104,30 +117,43 @@ impl Disk {
         let (number, pages) = (self.inserts, BTreeMap::new());
         let kept = self.kept.entry(place).or_insert(Kept { pages, bytes: 0, number, is_copy });
         if kept.pages.insert(page, bytes.clone()).is_some() {
-            self.trace.complain(format_args!("n{} keeps ({place}, {page}) twice", self.node));
+            let what = format_args!("n{} keeps ({place}, {page}) twice", self.node);
+            self.trace.complain(Promise::OneFlight, what);
             return;
         }
         kept.bytes += length;
         self.used_bytes += length;
         if self.quota_bytes < self.used_bytes {
             let (used, quota) = (self.used_bytes, self.quota_bytes);
-            self.trace.complain(format_args!("n{} keeps {used} bytes of {quota}", self.node));
+            let what = format_args!("n{} keeps {used} bytes of {quota}", self.node);
+            self.trace.complain(Promise::QuotaHeld, what);
         }
     }
 }
 
-type Outcome = Option<Result<Bytes, ReadError>>;
+type Outcome = Result<Bytes, ReadError>;
+
+/// Whoever waits for one is woken in the order of asking: a channel that draws lots would not do.
+type Flight = Shared<oneshot::Receiver<Outcome>>;
 
 #[derive(Debug, Default)]
 struct Flights {
-    board: BTreeMap<Page, watch::Receiver<Outcome>>,
+    board: BTreeMap<Page, Flight>,
     tasks: JoinSet<()>,
+}
+
+fn flight() -> (oneshot::Sender<Outcome>, Flight) {
+    let (lands, flight) = oneshot::channel();
+    (lands, flight.shared())
 }
 
 /// The cache of one life of a node.
 #[derive(Debug)]
 pub(crate) struct Cache {
     pub(crate) link: Arc<Link>,
+    /// The bucket without asking anybody, for sabotage alone.
+    door: Arc<dyn BlockSource>,
+    broken: Broken,
     disk: Arc<Mutex<Disk>>,
     bucket: Arc<Bucket>,
     by_id: HashMap<ObjectId, usize>,
@@ -138,13 +164,15 @@ pub(crate) struct Cache {
 impl Cache {
     pub(crate) fn new(
         link: Arc<Link>,
+        (door, broken): (Arc<dyn BlockSource>, Broken),
         disk: Arc<Mutex<Disk>>,
         bucket: Arc<Bucket>,
         runtime: Handle,
     ) -> Arc<Self> {
         let ids = bucket.contents.iter().map(|content| content.object.id());
         let by_id = ids.zip(0..).collect();
-        Arc::new(Self { link, disk, bucket, by_id, runtime, flights: Mutex::default() })
+        let flights = Mutex::default();
+        Arc::new(Self { link, door, broken, disk, bucket, by_id, runtime, flights })
     }
 
     /// Everything under way ends: the process is gone.
@@ -157,35 +185,39 @@ impl Cache {
         self.disk.lock().page(page).is_some()
     }
 
+    /// True if all of an object is on disk.
+    pub(crate) fn is_complete(&self, id: &ObjectId) -> bool {
+        let Some(place) = self.by_id.get(id) else { return false };
+        self.disk.lock().is_complete(*place, self.bucket.contents[*place].pages())
+    }
+
     /// Fetches under way.
     pub(crate) fn in_flight(&self) -> usize {
         self.flights.lock().board.len()
     }
 
     async fn page(self: &Arc<Self>, page: Page, priority: Priority) -> Result<Bytes, ReadError> {
-        let mut flight = {
+        let flight = {
             // On disk or on the board: what lands is kept before its flight ends.
             let mut flights = self.flights.lock();
             if let Some(bytes) = self.disk.lock().page(page) {
                 return Ok(bytes);
             }
             match flights.board.get(&page) {
-                Some(flight) => flight.clone(),
-                None => {
-                    let (lands, flight) = watch::channel(None);
+                Some(flight) if !self.broken.is(Sabotage::NoSingleFlight) => flight.clone(),
+                _ => {
+                    let (lands, flight) = flight();
                     flights.board.insert(page, flight.clone());
                     while flights.tasks.try_join_next().is_some() {}
                     let this = Arc::clone(self);
-                    let task =
-                        async move { lands.send_replace(Some(this.fly(page, priority).await)) };
-                    let task = async move { drop(task.await) };
+                    let task = async move { drop(lands.send(this.fly(page, priority).await)) };
                     flights.tasks.spawn_on(task, &self.runtime);
                     flight
                 }
             }
         };
-        match flight.wait_for(Option::is_some).await {
-            Ok(outcome) => outcome.clone().expect("it is some"),
+        match flight.await {
+            Ok(outcome) => outcome,
             Err(_) => Err(ReadError::Unavailable {
                 location: "sim://".into(),
                 cause: "this node was killed".into(),
@@ -197,8 +229,14 @@ impl Cache {
     async fn fly(&self, page: Page, priority: Priority) -> Result<Bytes, ReadError> {
         let object = &self.bucket.contents[page.0].object;
         let range = page_range(page.1, object.version.size);
-        let result = self.link.read(object, range, priority).await;
+        let result = match self.broken.is(Sabotage::PeersIgnored) {
+            true => self.door.read(object, range, priority).await,
+            false => self.link.read(object, range, priority).await,
+        };
         self.land(page, &result);
+        if self.broken.once(Sabotage::PartOfPage) {
+            let _ = self.door.read(object, 0..1, priority).await;
+        }
         result
     }
 
@@ -212,7 +250,9 @@ impl Cache {
         {
             self.disk.lock().keep(page, bytes, keeping == Keeping::Copy);
         }
-        flights.board.remove(&page);
+        if !self.broken.once(Sabotage::FlightLeft) {
+            flights.board.remove(&page);
+        }
     }
 
     /// Fetches what is missing of these objects, as fill does: the node's own from the bucket, others from
@@ -235,7 +275,7 @@ impl Cache {
                     } else if self.link.keeping(&object.id()) == Keeping::Own {
                         own.push(page);
                     } else {
-                        let (lands, flight) = watch::channel(None);
+                        let (lands, flight) = flight();
                         flights.board.insert(page, flight.clone());
                         waits.push(flight);
                         mine.push((page, lands));
@@ -246,27 +286,31 @@ impl Cache {
         }
         let own = own.into_iter().map(|page| self.page(page, Priority::Fill));
         futures::future::join_all(own).await;
-        for mut flight in waits {
+        for flight in waits {
             // An error: killed, as whoever waits here is.
-            let _ = flight.wait_for(Option::is_some).await;
+            let _ = flight.await;
         }
     }
 
-    async fn batch(self: Arc<Self>, mine: Vec<(Page, watch::Sender<Outcome>)>) {
+    async fn batch(self: Arc<Self>, mine: Vec<(Page, oneshot::Sender<Outcome>)>) {
+        let (pages, lands): (Vec<Page>, Vec<_>) =
+            mine.into_iter().map(|(page, lands)| (page, Mutex::new(Some(lands)))).unzip();
         let object = |page: Page| self.bucket.contents[page.0].object.clone();
         let range = |page: Page| page_range(page.1, object(page).version.size);
-        let wanted: Vec<_> = mine.iter().map(|(page, _)| (object(*page), range(*page))).collect();
+        let wanted: Vec<_> = pages.iter().map(|page| (object(*page), range(*page))).collect();
         let took = |at: usize, bytes: Bytes| {
-            let (page, lands) = &mine[at];
             let result = Ok(bytes);
-            self.land(*page, &result);
-            lands.send_replace(Some(result));
+            self.land(pages[at], &result);
+            drop(lands[at].lock().take().map(|lands| lands.send(result)));
         };
         let mut left = self.link.read_many(&wanted, Priority::Fill, took).await;
         left.sort_unstable();
         let one_by_one = left.into_iter().map(|at| {
-            let (this, (page, lands)) = (&self, &mine[at]);
-            async move { lands.send_replace(Some(this.fly(*page, Priority::Fill).await)) }
+            let (this, page, lands) = (&self, pages[at], lands[at].lock().take());
+            async move {
+                let result = this.fly(page, Priority::Fill).await;
+                drop(lands.map(|lands| lands.send(result)));
+            }
         });
         futures::future::join_all(one_by_one).await;
     }
@@ -331,9 +375,7 @@ impl ObjectIndex for Served {
     }
 
     fn contains(&self, id: &ObjectId) -> bool {
-        let Some(place) = self.cache.by_id.get(id) else { return false };
-        let pages = self.cache.bucket.contents[*place].pages();
-        self.cache.disk.lock().is_complete(*place, pages)
+        self.cache.is_complete(id)
     }
 
     fn has(&self, id: &ObjectId, range: &Range<u64>) -> bool {
@@ -349,7 +391,7 @@ impl ObjectIndex for Served {
 
     fn free_bytes(&self) -> u64 {
         let disk = self.cache.disk.lock();
-        disk.quota_bytes - disk.used_bytes
+        disk.quota_bytes.saturating_sub(disk.used_bytes)
     }
 
     fn set_holder(&self, _: Arc<dyn ObjectHolder>) {}

@@ -41,6 +41,49 @@ pub(crate) fn draw(plan: &Plan, rng: &mut Rng) -> Vec<(Duration, Fault)> {
     faults
 }
 
+/// Loads, and what goes wrong with a directory, if there is one.
+pub(crate) fn draw_more(plan: &mut Plan, rng: &mut Rng) {
+    let span_ms = u64::try_from(plan.span.as_millis()).expect("short");
+    let mut faults = Vec::new();
+    for node in 0..plan.nodes.len() {
+        if rng.permille(200) {
+            loads(rng, &mut faults, node, span_ms);
+        }
+    }
+    if plan.has_directory && plan.kind == Kind::Chaos {
+        for _ in 0..rng.within(0..=4) {
+            let (at, lasts) = (rng.ms(0..=span_ms), rng.ms(100..=25_000));
+            let node = rng.index(plan.nodes.len());
+            let mut both =
+                |begin: Fault, end: Fault| faults.extend([(at, begin), (at + lasts, end)]);
+            match rng.within(0..=4) {
+                0 => both(Fault::NoDirectory { is_on: true }, Fault::NoDirectory { is_on: false }),
+                1 => {
+                    both(Fault::CutOff { node, is_on: true }, Fault::CutOff { node, is_on: false })
+                }
+                2 => faults.push((at, Fault::Forget)),
+                _ => both(
+                    Fault::Lag { node, lag: rng.ms(500..=15_000) },
+                    Fault::Lag { node, lag: Duration::ZERO },
+                ),
+            }
+        }
+    }
+    plan.faults.extend(faults);
+    plan.faults.sort_by_key(|(at, _)| *at);
+}
+
+/// A load of one node, which may be stopped and gone on with.
+fn loads(rng: &mut Rng, faults: &mut Faults, node: usize, span_ms: u64) {
+    let at = rng.ms(0..=span_ms);
+    faults.push((at, Fault::Load { node }));
+    if rng.permille(400) {
+        let stop_at = at + rng.ms(0..=2_000);
+        let again = stop_at + rng.ms(0..=10_000);
+        faults.extend([(stop_at, Fault::StopLoad { node }), (again, Fault::Load { node })]);
+    }
+}
+
 type Faults = Vec<(Duration, Fault)>;
 
 /// One trouble from `at`, for so long.

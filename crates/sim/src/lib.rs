@@ -12,43 +12,44 @@
 //! # Invariants
 //!
 //! - One seed, one scenario: time, chance and the order of tasks come from it. Nothing of this crate asks the
-//!   machine's clock, its sockets or its threads; hyper does, for a header: see docs/decisions/016.
+//!   machine's clock, its sockets or its threads; `tests/same.rs` compares whole runs.
 //! - What is simulated keeps the contract of what it stands for; only what a plan says goes wrong does.
 //!
-//! # What is asked of the cluster
-//!
-//! - No wrong byte, ever; no read error that the reader's own node did not hear from the bucket.
-//! - One flight of a page for each node; in a calm, one request for each page by the whole cluster.
-//! - After a death the bucket is asked again for no more than what the dead node owned or was asked for.
-//! - No read takes longer than a bound (`Plan::wait_max`), all readers finish, and when all is healed all nodes agree again.
-//! - Then everybody reads everything: no page is fetched twice, and none that its owner or the next candidate has.
-//! - Nothing is left when nobody reads: no request, no flight.
+//! - What is asked of the cluster is a [`Promise`], and for each there is a [`Sabotage`] that breaks it and nothing
+//!   else.
 //!
 //! # Reading order
 //!
-//! `plan` and `faults` (the scenario), `run` (what happens and what is asked), `node`, `reader`, then the
-//! world: `clock`, `net`, `pipe`, `wires`, `bucket`, `cache`.
+//! [`Promise`], `plan` and `faults` (the scenario), `run` (what happens and what is asked), `node`, `reader`, `job`,
+//! then the world: `clock`, `net`, `pipe`, `wires`, `bucket`, `cache`, `directory`.
 
 mod bucket;
 mod cache;
 mod clock;
+mod directory;
 mod faults;
+mod job;
 mod net;
 mod node;
 mod pipe;
 mod plan;
+mod promise;
 mod reader;
 mod rng;
 mod run;
+mod sabotage;
 #[cfg(test)]
 mod tests;
 mod trace;
 mod wires;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
 pub use plan::Kind;
+pub use promise::Promise;
+pub use sabotage::Sabotage;
 
 /// What to run.
 #[derive(Debug, Clone, Copy, Default)]
@@ -59,15 +60,6 @@ pub struct Options {
     pub prints: bool,
     /// Something is broken on purpose, to see that it is found.
     pub sabotage: Option<Sabotage>,
-}
-
-/// What a test breaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sabotage {
-    /// The bucket changes one byte of one object.
-    WrongByte,
-    /// One node never hears another, and nothing is ever healed.
-    NeverHeal,
 }
 
 /// A scenario that went well.
@@ -96,6 +88,8 @@ pub struct Report {
 pub struct Failure {
     /// The scenario.
     pub seed: u64,
+    /// What was promised and not kept.
+    pub broken: BTreeSet<Promise>,
     /// What was wrong, the first things first.
     pub complaints: Vec<String>,
     plan: String,

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 
 use crate::clock::{Pause, SimClock};
 use crate::pipe::{End, Pipe};
+use crate::sabotage::{Broken, Sabotage};
 use crate::trace::Trace;
 use crate::wires::Wires;
 
@@ -52,6 +53,7 @@ pub(crate) struct Shared {
     is_off: Mutex<Vec<bool>>,
     pauses: Vec<Arc<Pause>>,
     ports: Mutex<Ports>,
+    broken: Broken,
 }
 
 impl Shared {
@@ -104,10 +106,11 @@ impl SimNet {
         trace: Trace,
         wires: Wires,
         pauses: Vec<Arc<Pause>>,
+        broken: Broken,
     ) -> Self {
         let is_off = Mutex::new(vec![false; pauses.len()]);
         let (wires, ports) = (Mutex::new(wires), Mutex::default());
-        Self(Arc::new(Shared { clock, trace, wires, is_off, pauses, ports }))
+        Self(Arc::new(Shared { clock, trace, wires, is_off, pauses, ports, broken }))
     }
 
     /// As a node on `host` has it.
@@ -241,7 +244,7 @@ impl Net for HostNet {
 
     fn listen(&self, address: SocketAddr) -> io::Result<Box<dyn Listener>> {
         let mut ports = self.shared.ports.lock();
-        if ports.open.contains_key(&address) {
+        if ports.open.contains_key(&address) || self.shared.broken.once(Sabotage::PortTaken) {
             return Err(io::ErrorKind::AddrInUse.into());
         }
         ports.hosts.insert(address, self.host);

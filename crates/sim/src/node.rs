@@ -17,9 +17,13 @@ use tokio::task::JoinSet;
 use crate::bucket::{Bucket, SOURCE};
 use crate::cache::{Cache, Disk, Served};
 use crate::clock::HostClock;
+use crate::directory::{Directory, Remembered};
+use crate::job::{ForPeers, Job, Living, Record, State};
 use crate::plan::Step;
+use crate::promise::Promise;
 use crate::reader::{Reader, Reads};
 use crate::rng::Rng;
+use crate::sabotage::Broken;
 use crate::trace::Trace;
 
 /// How long a peer that is alive may wait for the bucket.
@@ -27,6 +31,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(20);
 
 /// As the smallest buffer of a real node gives.
 const SERVE_BYTES_MAX: u64 = 16 << 20;
+
+/// How often a node looks whether it has joined.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// What all nodes share.
 #[derive(Debug, Clone)]
@@ -42,6 +49,10 @@ pub(crate) struct Common {
     pub(crate) wait_max: Duration,
     /// Readers begin when a node knows so many members.
     pub(crate) members_first: usize,
+    /// Where nodes find each other; `None`: all know all addresses.
+    pub(crate) directory: Option<Arc<Directory>>,
+    pub(crate) living: Arc<Mutex<Living>>,
+    pub(crate) broken: Broken,
 }
 
 /// One reader's work, and how far it has come over all of its lives.
@@ -64,6 +75,10 @@ pub(crate) struct Life {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) cache: Arc<Cache>,
     _readers: JoinSet<()>,
+    /// It knows as many members as are to be there before anything begins.
+    has_joined: Arc<AtomicBool>,
+    /// Its load, if it has one.
+    loads: JoinSet<()>,
 }
 
 /// See the module's head.
@@ -79,6 +94,9 @@ pub(crate) struct Node {
     pub(crate) work: Vec<Work>,
     pub(crate) fill_at_once: usize,
     pub(crate) life: Option<Life>,
+    /// Its load, if it ever began one.
+    pub(crate) job: Option<Arc<Mutex<Record>>>,
+    pub(crate) remembered: Arc<Remembered>,
     /// Where it was last, and with what quota.
     pub(crate) place: usize,
     pub(crate) quota_bytes: u64,
@@ -87,9 +105,11 @@ pub(crate) struct Node {
 impl Node {
     /// Starts the node's process; its readers go on where they were.
     pub(crate) fn start(&mut self, common: &Common) {
-        let link = Link::new(common.bucket.door(self.number, self.clock.clone()));
+        let door = common.bucket.door(self.number, self.clock.clone());
+        let link = Link::new(Arc::clone(&door));
         let cache = Cache::new(
             Arc::clone(&link),
+            (door, common.broken.clone()),
             Arc::clone(&self.disk),
             Arc::clone(&common.bucket),
             common.runtime.clone(),
@@ -103,7 +123,10 @@ impl Node {
             quota_bytes: self.quota_bytes,
             age: self.disk.lock().age(self.clock.sim.now()),
             listen: common.addresses[self.place],
-            peers: common.addresses.iter().map(ToString::to_string).collect(),
+            peers: match &common.directory {
+                Some(_) => Vec::new(),
+                None => common.addresses.iter().map(ToString::to_string).collect(),
+            },
             token: common.has_token.then(|| Token::read(token).expect("long enough")),
             local_copies: common.local_copies,
             serve_bytes_max: SERVE_BYTES_MAX,
@@ -118,17 +141,74 @@ impl Node {
             guest: None,
             clock: Arc::new(self.clock.clone()),
             entropy: self.entropy(),
-            sources: Sources::default(),
+            sources: self.sources(common),
             runtime: common.runtime.clone(),
         };
         match Cluster::start(config, parts, link) {
             Ok(cluster) => {
                 let cluster = Arc::new(cluster);
+                let (of_peers, broken) = (Arc::clone(&cache), common.broken.clone());
+                cluster.serve_loads(Arc::new(ForPeers { cache: of_peers, broken }));
                 let mut readers = JoinSet::new();
-                readers.spawn_on(self.boot(common, &cluster, &cache), &common.runtime);
-                self.life = Some(Life { cluster, cache, _readers: readers });
+                let has_joined = Arc::new(AtomicBool::new(false));
+                let boot = self.boot(common, &cluster, &cache, Arc::clone(&has_joined));
+                readers.spawn_on(boot, &common.runtime);
+                let loads = JoinSet::new();
+                self.life = Some(Life { cluster, cache, _readers: readers, has_joined, loads });
+                if self.has_job(State::Running) {
+                    self.load(common);
+                }
             }
-            Err(error) => common.trace.complain(format_args!("n{}: {error}", self.number)),
+            Err(error) => common
+                .trace
+                .complain(Promise::NodesStart, format_args!("n{}: {error}", self.number)),
+        }
+    }
+
+    fn sources(&self, common: &Common) -> Sources {
+        let directory = common.directory.as_ref();
+        let memory = directory.map(|_| Arc::clone(&self.remembered) as _);
+        let directory = directory.map(|it| it.door(self.number, self.clock.clone()));
+        Sources { directory, memory, ..Sources::default() }
+    }
+
+    /// True if it has a load, and that is in this state.
+    pub(crate) fn has_job(&self, state: State) -> bool {
+        self.job.as_ref().is_some_and(|job| job.lock().state == state)
+    }
+
+    /// Begins its load, or goes on with it. Nothing if it does not live: then at its next start.
+    pub(crate) fn load(&mut self, common: &Common) {
+        let record = Arc::clone(self.job.get_or_insert_default());
+        record.lock().state = State::Running;
+        let Some(life) = &mut self.life else { return };
+        let job = Job {
+            node: self.number,
+            record,
+            cluster: Arc::clone(&life.cluster),
+            cache: Arc::clone(&life.cache),
+            bucket: Arc::clone(&common.bucket),
+            living: Arc::clone(&common.living),
+            clock: self.clock.clone(),
+            trace: common.trace.clone(),
+            broken: common.broken.clone(),
+        };
+        let (clock, has_joined) = (self.clock.clone(), Arc::clone(&life.has_joined));
+        life.loads.abort_all();
+        let task = async move {
+            while !has_joined.load(Ordering::Relaxed) {
+                clock.sleep(LOOK_EVERY).await;
+            }
+            job.run().await;
+        };
+        life.loads.spawn_on(task, &common.runtime);
+    }
+
+    /// Stops its load, if one is running.
+    pub(crate) fn stop_load(&mut self) {
+        if self.has_job(State::Running) {
+            self.job.iter().for_each(|job| job.lock().state = State::Stopped);
+            self.life.iter_mut().for_each(|life| life.loads.abort_all());
         }
     }
 
@@ -146,6 +226,7 @@ impl Node {
         common: &Common,
         cluster: &Arc<Cluster>,
         cache: &Arc<Cache>,
+        has_joined: Arc<AtomicBool>,
     ) -> impl Future<Output = ()> + Send + 'static {
         let readers: Vec<_> =
             self.work.iter().map(|work| self.reader(common, work, cache)).collect();
@@ -155,9 +236,10 @@ impl Node {
         async move {
             cluster.settle().await;
             while cluster.epoch().members().len() < members_first {
-                clock.sleep(Duration::from_millis(100)).await;
+                clock.sleep(LOOK_EVERY).await;
             }
             drop(cluster);
+            has_joined.store(true, Ordering::Relaxed);
             let reads = futures::future::join_all(readers.into_iter().map(Reader::run));
             futures::future::join(reads, fill).await;
         }
@@ -175,6 +257,7 @@ impl Node {
             trace: common.trace.clone(),
             reads: Arc::clone(&common.reads),
             wait_max: common.wait_max,
+            broken: common.broken.clone(),
         }
     }
 

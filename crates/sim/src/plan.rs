@@ -125,6 +125,29 @@ pub(crate) enum Fault {
         node: usize,
         is_on: bool,
     },
+    /// The node begins a load, or goes on with the one it has.
+    Load {
+        node: usize,
+    },
+    StopLoad {
+        node: usize,
+    },
+    /// The directory of nodes answers nobody.
+    NoDirectory {
+        is_on: bool,
+    },
+    /// It loses all it had.
+    Forget,
+    /// It does not answer this node, which is listed no more after a while.
+    CutOff {
+        node: usize,
+        is_on: bool,
+    },
+    /// This node hears so much later who came and left.
+    Lag {
+        node: usize,
+        lag: Duration,
+    },
 }
 
 /// See the module's head.
@@ -143,6 +166,8 @@ pub(crate) struct Plan {
     pub(crate) jitter: Duration,
     pub(crate) loss_permille: u64,
     pub(crate) readers: Vec<ReaderPlan>,
+    /// Nodes find each other in a directory; else all know all addresses.
+    pub(crate) has_directory: bool,
     pub(crate) faults: Vec<(Duration, Fault)>,
     /// When everything is healed.
     pub(crate) span: Duration,
@@ -158,7 +183,11 @@ impl Plan {
             1 => Kind::Death,
             _ => Kind::Chaos,
         };
-        Self::draw_kind(seed, kind, &mut rng)
+        let mut plan = Self::draw_kind(seed, kind, &mut rng);
+        // By chance of their own: what a seed had before there were these is as it was.
+        plan.has_directory = root.fork(5).permille(400);
+        faults::draw_more(&mut plan, &mut root.fork(6));
+        plan
     }
 
     /// The longest that a read may take, whatever peers do: two peers that are asked in vain, each with up
@@ -222,6 +251,7 @@ impl Plan {
             jitter: rng.ms(0..=2),
             loss_permille: if rng.permille(300) { rng.within(1..=10) } else { 0 },
             readers,
+            has_directory: false,
             faults: Vec::new(),
             span,
         };
@@ -292,12 +322,13 @@ impl fmt::Display for Plan {
         writeln!(
             f,
             "{kind:?}: {} nodes, {} objects of {} bytes in all, {} readers, ample {is_ample}, copies \
-             {local_copies:?}, token {}, bucket {:?} ms, loss {} permille, {:?}",
+             {local_copies:?}, token {}, directory {}, bucket {:?} ms, loss {} permille, {:?}",
             nodes.len(),
             sizes.len(),
             sizes.iter().sum::<u64>(),
             self.readers.len(),
             self.has_token,
+            self.has_directory,
             self.bucket_ms,
             self.loss_permille,
             self.span,

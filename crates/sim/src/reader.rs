@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use feedline_model::{Clock as _, Priority};
+use bytes::Bytes;
+use feedline_model::{Clock as _, Priority, ReadError};
 use parking_lot::Mutex;
 
 use crate::bucket::Bucket;
 use crate::cache::Cache;
 use crate::clock::HostClock;
 use crate::plan::Step;
+use crate::promise::Promise;
+use crate::sabotage::{Broken, Sabotage};
 use crate::trace::Trace;
 
 /// The pause after an error, as of a job that tries again.
@@ -38,6 +41,7 @@ pub(crate) struct Reader {
     pub(crate) reads: Arc<Mutex<Reads>>,
     /// The longest that a read may take.
     pub(crate) wait_max: Duration,
+    pub(crate) broken: Broken,
 }
 
 impl Reader {
@@ -57,18 +61,33 @@ impl Reader {
         now - self.clock.pause.total(now)
     }
 
+    async fn ask(&self, step: &Step) -> Result<Bytes, ReadError> {
+        if self.broken.once(Sabotage::FailedRead) {
+            let cause = "on purpose".into();
+            return Err(ReadError::Forbidden { location: "sim://".into(), cause });
+        }
+        if self.broken.once(Sabotage::SlowRead) {
+            self.clock.sleep(2 * self.wait_max).await;
+        }
+        if self.broken.once(Sabotage::EndlessRead) {
+            std::future::pending::<()>().await;
+        }
+        let object = &self.bucket.contents[step.place].object;
+        self.cache.read(object, step.range.clone(), Priority::Demand).await
+    }
+
     async fn read(&self, step: &Step) {
         let content = &self.bucket.contents[step.place];
         let who = format!("n{} r{} reads {}", self.node, self.number, step.place);
         loop {
             let (since, began) = (self.clock.sim.now(), self.awake());
-            let range = step.range.clone();
-            let read = self.cache.read(&content.object, range, Priority::Demand).await;
+            let read = self.ask(step).await;
             let took = self.awake() - began;
             match read {
                 Ok(bytes) => {
                     if bytes != content.slice(&step.range) {
-                        self.trace.complain(format_args!("{who}: wrong bytes"));
+                        self.trace
+                            .complain(Promise::RightBytes, format_args!("{who}: wrong bytes"));
                     }
                     self.trace.note(format_args!("{who} in {took:?}"));
                     let mut reads = self.reads.lock();
@@ -76,7 +95,8 @@ impl Reader {
                     reads.wait_max = reads.wait_max.max(took);
                     drop(reads);
                     if self.wait_max < took {
-                        self.trace.complain(format_args!("{who}: waited {took:?}"));
+                        let what = format_args!("{who}: waited {took:?}");
+                        self.trace.complain(Promise::ReadsAreQuick, what);
                     }
                     return;
                 }
@@ -84,9 +104,12 @@ impl Reader {
                     self.trace.note(format_args!("{who}: {error}"));
                     self.reads.lock().errors += 1;
                     if !self.bucket.has_failed(self.node, step.place, since) {
-                        self.trace.complain(format_args!(
-                            "{who}: an error that the bucket did not give this node: {error}"
-                        ));
+                        self.trace.complain(
+                            Promise::ReadsSucceed,
+                            format_args!(
+                                "{who}: an error that the bucket did not give this node: {error}"
+                            ),
+                        );
                     }
                     self.clock.sleep(AGAIN_AFTER).await;
                 }

@@ -17,14 +17,18 @@ use tokio::task::JoinSet;
 use crate::bucket::{Bucket, Content, Page};
 use crate::cache::Disk;
 use crate::clock::{HostClock, Pause, SimClock};
+use crate::directory::{Directory, Remembered};
+use crate::job::{Living, State};
 use crate::net::{SimNet, address};
 use crate::node::{Common, Node, Work};
 use crate::plan::{Death, Fault, Kind, Plan, Step};
+use crate::promise::Promise;
 use crate::reader::Reads;
 use crate::rng::Rng;
+use crate::sabotage::{Broken, Sabotage};
 use crate::trace::Trace;
 use crate::wires::Wires;
-use crate::{Failure, Options, Report, Sabotage};
+use crate::{Failure, Options, Report};
 
 /// After everything is healed: how long readers may go on. They think about as long as the span.
 const FINISH_WITHIN: Duration = Duration::from_secs(600);
@@ -74,13 +78,14 @@ pub(crate) fn run(plan: &Plan, options: &Options) -> Result<Report, Failure> {
     });
     drop(runtime);
     for panicked in PANICS.with(|panics| panics.borrow_mut().drain(..).collect::<Vec<_>>()) {
-        trace.complain(panicked);
+        trace.complain(Promise::NoPanic, panicked);
     }
     let (hash, events) = trace.digest();
     let reads = reads.lock();
     if trace.has_complaints() {
         return Err(Failure {
             seed: options.seed,
+            broken: trace.broken(),
             complaints: trace.complaints(),
             plan: plan.to_string(),
             last: trace.last(),
@@ -134,7 +139,8 @@ impl<'a> World<'a> {
             }
         }
         let pauses: Vec<_> = (0..count).map(|_| Arc::new(Pause::default())).collect();
-        let net = SimNet::new(clock.clone(), trace.clone(), wires, pauses.clone());
+        let broken = Broken::new(options.sabotage);
+        let net = SimNet::new(clock.clone(), trace.clone(), wires, pauses.clone(), broken.clone());
         let node = |(number, it): (usize, &crate::plan::NodePlan)| {
             let readers = plan.readers.iter().enumerate();
             let readers = readers.filter(|(_, reader)| reader.node == number);
@@ -144,17 +150,30 @@ impl<'a> World<'a> {
                 id: it.id,
                 clock: HostClock { sim: clock.clone(), pause: Arc::clone(&pauses[number]) },
                 net: net.of(number),
-                disk: Arc::new(Mutex::new(Disk::new(number, it.quota_bytes, trace.clone()))),
+                disk: Arc::new(Mutex::new(Disk::new(
+                    number,
+                    it.quota_bytes,
+                    trace.clone(),
+                    broken.clone(),
+                ))),
                 lies: Arc::new(AtomicBool::new(false)),
                 rng: root.fork(100 + number as u64),
                 work: work.collect(),
                 fill_at_once: it.fill_at_once,
                 life: None,
+                job: None,
+                remembered: Arc::new(Remembered::default()),
                 place: number,
                 quota_bytes: it.quota_bytes,
             }
         };
-        let nodes = plan.nodes.iter().enumerate().map(node).collect();
+        let nodes: Vec<Node> = plan.nodes.iter().enumerate().map(node).collect();
+        let living = Living {
+            disks: nodes.iter().map(|node| Arc::clone(&node.disk)).collect(),
+            lives: vec![false; count],
+            changed_at: Duration::ZERO,
+        };
+        let directory = || Directory::new(root.fork(7), clock.clone(), trace.clone());
         let common = Common {
             addresses: (0..plan.places).map(address).collect(),
             has_token: plan.has_token,
@@ -165,6 +184,9 @@ impl<'a> World<'a> {
             reads: Arc::clone(reads),
             wait_max: plan.wait_max(),
             members_first: if plan.kind == Kind::Chaos { 1 } else { count },
+            directory: plan.has_directory.then(directory),
+            living: Arc::new(Mutex::new(living)),
+            broken,
         };
         let is_sabotaged = options.sabotage == Some(Sabotage::NeverHeal);
         if options.sabotage == Some(Sabotage::WrongByte) {
@@ -178,6 +200,9 @@ impl<'a> World<'a> {
         if self.is_sabotaged {
             self.net.wires(|wires| wires.cut(0, 1));
         }
+        if self.common.broken.is(Sabotage::Panic) {
+            self.common.runtime.spawn(async { panic!("on purpose") });
+        }
         for (at, fault) in &self.plan.faults {
             self.clock.sleep_until(*at).await;
             self.trace.note(format_args!("{fault:?}"));
@@ -187,22 +212,23 @@ impl<'a> World<'a> {
         if !self.is_sabotaged {
             self.heal();
         }
-        if !self.finish().await || !self.agree().await {
+        if !self.finish().await || !self.agree().await || !self.load().await {
             return;
         }
-        let total: u64 = self.plan.sizes.iter().sum();
-        if self.nodes.iter().all(|node| total <= node.quota_bytes) {
+        if self.has_room() {
             self.last_epoch().await;
         }
         self.count();
         self.clock.sleep(QUIET_WITHIN).await;
         for (number, life) in self.lives() {
             if let Some(what) = life.leftovers() {
-                self.trace.complain(format_args!("n{number} is not done: {what}"));
+                let what = format_args!("n{number} is not done: {what}");
+                self.trace.complain(Promise::NothingLeft, what);
             }
         }
         if 0 < self.bucket.in_flight() {
-            self.trace.complain("requests to the bucket that nobody waits for");
+            let what = "requests to the bucket that nobody waits for";
+            self.trace.complain(Promise::NothingLeft, what);
         }
     }
 
@@ -241,7 +267,38 @@ impl<'a> World<'a> {
             Fault::FailBucket { is_on } => self.bucket.weather(|it| it.is_failing = is_on),
             Fault::Refuse { node, is_on } => self.bucket.refuse(node, is_on),
             Fault::Lie { node, is_on } => self.nodes[node].lies.store(is_on, Ordering::Relaxed),
+            Fault::Load { node } => {
+                if !self.nodes[node].has_job(State::Running) {
+                    self.nodes[node].load(&self.common);
+                }
+            }
+            Fault::StopLoad { node } => self.nodes[node].stop_load(),
+            Fault::NoDirectory { .. }
+            | Fault::Forget
+            | Fault::CutOff { .. }
+            | Fault::Lag { .. } => {
+                self.directory_happens(fault);
+            }
         }
+    }
+
+    /// What goes wrong with a directory, if there is one.
+    fn directory_happens(&self, fault: Fault) {
+        let Some(directory) = &self.common.directory else { return };
+        match fault {
+            Fault::NoDirectory { is_on } => directory.set_down(is_on),
+            Fault::Forget => directory.forget(),
+            Fault::CutOff { node, is_on } => directory.cut_off(node, is_on),
+            Fault::Lag { node, lag } => directory.set_lag(node, lag),
+            _ => {}
+        }
+    }
+
+    /// A node has died or begun.
+    fn changed(&self, node: usize) {
+        let mut living = self.common.living.lock();
+        living.lives[node] = self.nodes[node].life.is_some();
+        living.changed_at = self.clock.now();
     }
 
     fn die(&mut self, node: usize, how: Death) {
@@ -257,6 +314,7 @@ impl<'a> World<'a> {
             Death::Stop => {}
         }
         self.nodes[node].stop();
+        self.changed(node);
         // A process that was stopped is killed as well.
         self.nodes[node].clock.pause.go_on(self.clock.now());
     }
@@ -289,9 +347,11 @@ impl<'a> World<'a> {
         disk.set_quota(quota_bytes);
         if is_wiped {
             disk.wipe();
+            it.remembered.wipe();
         }
         drop(disk);
         it.start(&self.common);
+        self.changed(node);
     }
 
     /// Everything is well from now on, and everybody is there; in a scenario of one death, all but one.
@@ -299,6 +359,7 @@ impl<'a> World<'a> {
         self.trace.note("all is healed");
         self.net.heal();
         self.bucket.heal();
+        self.common.directory.iter().for_each(|directory| directory.heal());
         for number in 0..self.nodes.len() {
             let node = &self.nodes[number];
             node.lies.store(false, Ordering::Relaxed);
@@ -319,7 +380,8 @@ impl<'a> World<'a> {
                 for node in living().filter(|node| !node.is_done()) {
                     let leftovers = node.life.as_ref().and_then(crate::node::Life::leftovers);
                     let number = node.number;
-                    self.trace.complain(format_args!("n{number} reads for ever: {leftovers:?}"));
+                    let what = format_args!("n{number} reads for ever: {leftovers:?}");
+                    self.trace.complain(Promise::ReadersFinish, what);
                 }
                 return false;
             }
@@ -337,14 +399,59 @@ impl<'a> World<'a> {
         while let Some((number, life)) = self.lives().find(|(_, life)| life.up() != all) {
             if until < self.clock.now() {
                 let (up, status) = (life.up(), life.cluster.status());
-                self.trace.complain(format_args!(
-                    "n{number} never agrees: {up:x?} instead of {all:x?}, {status:?}"
-                ));
+                self.trace.complain(
+                    Promise::NodesAgree,
+                    format_args!("n{number} never agrees: {up:x?} instead of {all:x?}, {status:?}"),
+                );
                 return false;
             }
             self.clock.sleep(Duration::from_secs(1)).await;
         }
         true
+    }
+
+    /// True when all loads have ended. Those that did not end well, or were stopped, are begun once more: where
+    /// there is room for all they end well now.
+    async fn load(&mut self) -> bool {
+        if !self.loads_ended().await {
+            return false;
+        }
+        let (common, has_room) = (&self.common, self.has_room());
+        for node in self.nodes.iter_mut().filter(|node| node.life.is_some()) {
+            if node.has_job(State::Stopped) || node.has_job(State::Incomplete) {
+                node.load(common);
+            }
+        }
+        if !self.loads_ended().await {
+            return false;
+        }
+        for node in self.nodes.iter().filter(|node| has_room && node.life.is_some()) {
+            if node.has_job(State::Incomplete) {
+                let what = format_args!("n{}: {:?}, though all is well", node.number, node.job);
+                self.trace.complain(Promise::LoadsEnd, what);
+            }
+        }
+        true
+    }
+
+    async fn loads_ended(&self) -> bool {
+        let until = self.clock.now() + FINISH_WITHIN;
+        let runs = |node: &&Node| node.life.is_some() && node.has_job(State::Running);
+        while let Some(node) = self.nodes.iter().find(runs) {
+            if until < self.clock.now() {
+                let what = format_args!("n{} loads for ever: {:?}", node.number, node.job);
+                self.trace.complain(Promise::LoadsEnd, what);
+                return false;
+            }
+            self.clock.sleep(Duration::from_secs(1)).await;
+        }
+        true
+    }
+
+    /// True if each node has room for everything.
+    fn has_room(&self) -> bool {
+        let total: u64 = self.plan.sizes.iter().sum();
+        self.nodes.iter().all(|node| total <= node.quota_bytes)
     }
 
     /// Everybody reads everything, once all agree: nothing is fetched twice, and nothing that somebody has who is asked.
@@ -371,16 +478,18 @@ impl<'a> World<'a> {
             let more = count - before.get(&page).copied().unwrap_or_default();
             let is_had = had.contains(&page);
             if u64::from(!is_had) < more {
-                self.trace.complain(format_args!(
-                    "{more} GETs of {page:?} in the last epoch, had {is_had}"
-                ));
+                self.trace.complain(
+                    Promise::NothingAgain,
+                    format_args!("{more} GETs of {page:?} in the last epoch, had {is_had}"),
+                );
             }
         }
         if self.plan.local_copies != feedline_cluster::LocalCopies::Never {
             for (number, life) in self.lives() {
                 let pages = all_pages(&self.bucket);
                 if let Some(page) = pages.into_iter().find(|page| !life.cache.has_page(*page)) {
-                    self.trace.complain(format_args!("n{number} has no copy of {page:?}"));
+                    let what = format_args!("n{number} has no copy of {page:?}");
+                    self.trace.complain(Promise::CopiesKept, what);
                 }
             }
         }
@@ -414,16 +523,16 @@ impl<'a> World<'a> {
                 for page in all_pages(&self.bucket) {
                     let count = gets.get(&page).copied().unwrap_or_default();
                     if count != 1 {
-                        self.trace.complain(format_args!("{count} GETs of {page:?} in a calm"));
+                        let what = format_args!("{count} GETs of {page:?} in a calm");
+                        self.trace.complain(Promise::FetchedOnce, what);
                     }
                 }
             }
             Kind::Death => {
                 let spare = self.spare;
                 if spare < twice {
-                    self.trace.complain(format_args!(
-                        "{twice} GETs too many after a death: {spare} may be"
-                    ));
+                    let what = format_args!("{twice} GETs too many after a death: {spare} may be");
+                    self.trace.complain(Promise::DeathIsCheap, what);
                 }
             }
             Kind::Chaos => {}

@@ -1,6 +1,6 @@
 //! What happened, in order: a hash to compare two runs by, the last lines for a report, and what went wrong.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::clock::SimClock;
+use crate::promise::Promise;
 
 /// Lines kept for the report of a failure.
 const LINES: usize = 60;
@@ -19,6 +20,7 @@ struct State {
     hash: Xxh3,
     count: u64,
     last: VecDeque<String>,
+    broken: BTreeSet<Promise>,
     complaints: Vec<String>,
 }
 
@@ -40,7 +42,8 @@ impl Trace {
     /// Prints every line as it is noted, if `is_printed`.
     pub(crate) fn new(clock: SimClock, is_printed: bool) -> Self {
         let (last, complaints) = (VecDeque::new(), Vec::new());
-        let state = State { hash: Xxh3::new(), count: 0, last, complaints };
+        let broken = BTreeSet::new();
+        let state = State { hash: Xxh3::new(), count: 0, last, broken, complaints };
         Self { clock, is_printed, state: Arc::new(Mutex::new(state)) }
     }
 
@@ -58,11 +61,12 @@ impl Trace {
         state.last.push_back(line);
     }
 
-    /// An invariant does not hold.
-    pub(crate) fn complain(&self, what: impl fmt::Display) {
-        self.note(format_args!("WRONG: {what}"));
-        let line = format!("at {:.6} s: {what}", self.clock.now().as_secs_f64());
+    /// A promise is not kept.
+    pub(crate) fn complain(&self, promise: Promise, what: impl fmt::Display) {
+        self.note(format_args!("WRONG: {promise}: {what}"));
+        let line = format!("{promise}: at {:.6} s: {what}", self.clock.now().as_secs_f64());
         let mut state = self.state.lock();
+        state.broken.insert(promise);
         if state.complaints.len() < COMPLAINTS {
             state.complaints.push(line);
         }
@@ -70,6 +74,11 @@ impl Trace {
 
     pub(crate) fn has_complaints(&self) -> bool {
         !self.state.lock().complaints.is_empty()
+    }
+
+    /// The promises that were not kept.
+    pub(crate) fn broken(&self) -> BTreeSet<Promise> {
+        self.state.lock().broken.clone()
     }
 
     pub(crate) fn complaints(&self) -> Vec<String> {
