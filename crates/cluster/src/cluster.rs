@@ -28,7 +28,7 @@ use crate::server::Server;
 use crate::sources::{Announcement, Members, SourceStatus};
 use crate::timer::ClockTimer;
 use crate::tls::{Tls, TlsNet, TlsStatus};
-use crate::wire::{HelloAnswer, WIRE};
+use crate::wire::HelloAnswer;
 
 /// How long a start waits for the peers' first answers: several round trips. Who answers later is
 /// a member later, and what is read before comes from the bucket.
@@ -221,7 +221,7 @@ impl Drop for Cluster {
 /// Who this node is, as it tells others.
 fn me(config: &ClusterConfig, clock: &dyn Clock) -> Me {
     let hello = HelloAnswer {
-        wire: WIRE,
+        wire: config.wire.newest(),
         version: config.version.clone(),
         node: config.node.0,
         instance: config.instance,
@@ -229,7 +229,8 @@ fn me(config: &ClusterConfig, clock: &dyn Clock) -> Me {
         age_ms: None,
     };
     let age_ms = u64::try_from(config.age.as_millis()).unwrap_or(u64::MAX);
-    Me { hello, since_ms: since_ms(clock, Some(age_ms)), token: config.token.clone() }
+    let wire = config.wire;
+    Me { hello, wire, since_ms: since_ms(clock, Some(age_ms)), token: config.token.clone() }
 }
 
 /// The network with TLS over it, if there is a certificate, and what looks for a newer one.
@@ -259,6 +260,7 @@ fn peer_status(peer: &Peer, epoch: &Epoch) -> PeerStatus {
             (None, false) => PeerState::Unknown,
         },
         trouble: condition.trouble,
+        wire: peer.wire(),
         mean_ms: condition.mean_ms,
         p99_ms: condition.p99_ms,
         in_flight: peer.in_flight(),
@@ -293,6 +295,8 @@ pub struct PeerStatus {
     pub state: PeerState,
     /// What the matter was last, if it is not over.
     pub trouble: Option<String>,
+    /// Version of the protocol that the newest connection uses; `None`: there was none yet.
+    pub wire: Option<u32>,
     /// Mean time of an answer, the newest counting most; 0: none yet.
     pub mean_ms: f64,
     /// 99th percentile of the last 256 answers; 0: too few yet.

@@ -74,6 +74,11 @@ impl Reason {
         }
     }
 
+    /// True if it does not pass by itself: somebody has to look after it.
+    pub(crate) fn is_lasting(self) -> bool {
+        matches!(self, Self::Wrong | Self::Version | Self::Refused)
+    }
+
     /// How long the peer is passed by from now on, at least; `None`: nothing is wrong with it.
     pub(crate) fn hold(self) -> Option<Duration> {
         match self {

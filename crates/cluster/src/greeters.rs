@@ -239,7 +239,11 @@ impl Greeter {
                 Err(fault) => {
                     self.record.failed.fetch_add(1, Ordering::AcqRel);
                     if self.peer.health.is_down() {
-                        self.peer.health.still_down(&fault, now);
+                        // Nobody answered at first, as while all start; who does now is not let in.
+                        let is_news = self.peer.health.still_down(&fault, now);
+                        if is_news && fault.reason.is_lasting() {
+                            tracing::warn!(peer = %self.peer.address, "still passed by: {fault}");
+                        }
                     } else {
                         self.peer.note(&fault);
                     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::fault::Fault;
+use crate::fault::{Fault, Reason};
 
 /// Answers of which the 99th percentile is taken.
 const ANSWERS: usize = 256;
@@ -45,6 +45,7 @@ struct State {
     hold: Duration,
     closed_at: Option<Duration>,
     trouble: Option<String>,
+    reason: Option<Reason>,
 }
 
 /// See the module's head. Time is that of the node's clock, monotonic.
@@ -116,6 +117,7 @@ impl Health {
         let Some(hold) = fault.reason.hold() else { return false };
         let mut state = self.state.lock();
         state.trouble = Some(fault.to_string());
+        state.reason = Some(fault.reason);
         if self.is_down.swap(true, Ordering::AcqRel) {
             return false;
         }
@@ -128,13 +130,15 @@ impl Health {
         true
     }
 
-    /// A greeting failed as well: the next one is due later.
-    pub(crate) fn still_down(&self, fault: &Fault, now: Duration) {
+    /// A greeting failed as well: the next one is due later. True if the reason is another one than before.
+    pub(crate) fn still_down(&self, fault: &Fault, now: Duration) -> bool {
         let mut state = self.state.lock();
         state.trouble = Some(fault.to_string());
+        let is_news = state.reason.replace(fault.reason) != Some(fault.reason);
         let least = fault.reason.hold().unwrap_or_default();
         state.hold = (state.hold * 2).min(HOLD_MAX / 12).max(least);
         state.until = now + state.hold;
+        is_news
     }
 
     /// When a greeting is due; `None`: it is not passed by.
@@ -176,7 +180,6 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fault::Reason;
 
     const fn s(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -196,6 +199,16 @@ mod tests {
         assert!(health.greeted(s(11)));
         assert!(!health.is_down());
         assert_eq!(health.condition().trouble, None);
+    }
+
+    #[test]
+    fn another_reason_is_news_and_the_same_one_is_none() {
+        let health = Health::default();
+        health.failed(&Fault::new(Reason::Unreachable, "connection refused"), s(1));
+        assert!(!health.still_down(&Fault::new(Reason::Unreachable, "no route"), s(2)));
+        assert!(health.still_down(&Fault::new(Reason::Version, "version 2"), s(3)));
+        assert!(!health.still_down(&Fault::new(Reason::Version, "version 2"), s(40)));
+        assert_eq!(health.due(), Some(s(70)), "no sooner than such trouble passes");
     }
 
     #[test]

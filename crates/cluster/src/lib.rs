@@ -27,7 +27,7 @@
 //! # Reading order
 //!
 //! [`placement`], [`membership`], `sources`, `book` and `greeters` (how members are found: `dns`, `etcd`; `memory`: over a restart; `facts`: what etcd holds besides), `link` (one read, followed), `handover`, `batch`, `peer` and
-//! `answer` (asking), `health`, `server`, `seats`, `seldom` and `serve` (answering), `load` (files brought in by their owners), `roll` (whether one of them was lost), `ask` (all other questions), `marks`, [`wire`],
+//! `answer` (asking), `health`, `server`, `seats`, `seldom` and `serve` (answering), `load` (files brought in by their owners), `roll` (whether one of them was lost), `ask` (all other questions), `marks`, [`wire`], `versions`,
 //! `token`, `tls`, `net` and `timer` (the world); `cluster` puts them together.
 
 mod answer;
@@ -62,6 +62,7 @@ mod sources;
 mod timer;
 mod tls;
 mod token;
+mod versions;
 pub mod wire;
 
 pub use ask::{ANSWER_BYTES_MAX, Asker, Questions};
@@ -81,3 +82,4 @@ pub use roll::Roll;
 pub use sources::{Announcement, Found, Heard, Source, SourceStatus, Sources};
 pub use tls::{Tls, TlsFiles, TlsStatus};
 pub use token::{TOKEN_BYTES_MIN, Token};
+pub use versions::Versions;

@@ -19,6 +19,7 @@ use crate::placement::NodeId;
 use crate::sources::Sources;
 use crate::tls::Tls;
 use crate::token::{Nonce, Token};
+use crate::versions::Versions;
 
 /// Whether a node keeps what others own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -41,6 +42,8 @@ pub struct ClusterConfig {
     pub instance: u64,
     /// Version of the binary, for people.
     pub version: String,
+    /// Of the protocol, that it speaks with others.
+    pub wire: Versions,
     /// What this node may keep, in bytes: its weight.
     pub quota_bytes: u64,
     /// How long its cache has existed.

@@ -7,7 +7,7 @@
 //! - Bytes are given out only after length and checksum were right and the answer ended well.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,9 +33,10 @@ use crate::parts::{Entropy, OnRuntime, within};
 use crate::roll::Lives;
 use crate::timer::ClockTimer;
 use crate::token::{End, Token};
+use crate::versions::Versions;
 use crate::wire::{
     ASK_PATH, Challenge, Frames, HELLO_PATH, Hello, HelloAnswer, LOAD_PATH, LoadRequest, READ_PATH,
-    REASON_BYTES_MAX, ReadRequest, Refusal, WIRE, WIRE_HEADER, from_hex, hex,
+    REASON_BYTES_MAX, ReadRequest, Refusal, WIRE_HEADER, from_hex, hex,
 };
 
 /// Connections to one peer: two, so that a lost packet holds up half and two cores share the work.
@@ -67,6 +68,7 @@ const PING_EVERY: Duration = Duration::from_secs(5);
 pub(crate) struct Me {
     /// Without the age, which changes.
     pub(crate) hello: HelloAnswer,
+    pub(crate) wire: Versions,
     /// See [`crate::membership::Member::since_ms`].
     pub(crate) since_ms: i64,
     pub(crate) token: Option<Token>,
@@ -117,9 +119,32 @@ type Sender = SendRequest<Full<Bytes>>;
 
 #[derive(Debug, Clone)]
 struct Line {
-    sender: Sender,
+    way: Way,
     answer: HelloAnswer,
 }
+
+/// A connection that has been let in, and the version that both its ends use.
+#[derive(Debug, Clone)]
+struct Way {
+    sender: Sender,
+    wire: u32,
+}
+
+impl Way {
+    async fn send(
+        &mut self,
+        path: &'static str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, hyper::Error> {
+        self.sender.send_request(request(path, body, Versions::only(self.wire))).await
+    }
+}
+
+/// An answer, and the version that it is to be of.
+type Sent = (Response<Incoming>, u32);
+
+/// Who answered a hello, and the version that both ends use from then on.
+type Met = (HelloAnswer, u32);
 
 /// One peer, by address.
 #[derive(Debug)]
@@ -128,6 +153,8 @@ pub(crate) struct Peer {
     world: World,
     lines: [Mutex<Option<Line>>; CONNECTIONS],
     turn: AtomicUsize,
+    /// The version that the newest connection uses; 0: there was none yet.
+    wire: AtomicU32,
     permits: Arc<Semaphore>,
     pub(crate) health: Health,
     pub(crate) lives: Lives,
@@ -141,6 +168,7 @@ impl Peer {
             world,
             lines: Default::default(),
             turn: AtomicUsize::new(0),
+            wire: AtomicU32::new(0),
             permits: Arc::new(Semaphore::new(REQUESTS_MAX)),
             health: Health::default(),
             lives: Lives::default(),
@@ -155,6 +183,11 @@ impl Peer {
     /// Requests under way.
     pub(crate) fn in_flight(&self) -> u64 {
         (REQUESTS_MAX - self.permits.available_permits().min(REQUESTS_MAX)) as u64
+    }
+
+    /// The version that is used with it; `None`: nobody knows yet.
+    pub(crate) fn wire(&self) -> Option<u32> {
+        Some(self.wire.load(Ordering::Relaxed)).filter(|wire| 0 < *wire)
     }
 
     /// Counts a fault, and passes the peer by for a while if it says so.
@@ -175,8 +208,8 @@ impl Peer {
             // Not under the lock: reads go on meanwhile.
             let line = self.lines[0].lock().await.clone();
             if let Some(mut line) = line
-                && !line.sender.is_closed()
-                && let Ok(answer) = self.hello_again(&mut line.sender).await
+                && !line.way.sender.is_closed()
+                && let Ok(answer) = self.hello_again(&mut line.way.sender).await
             {
                 self.lives.met(answer.instance);
                 return Ok(answer);
@@ -234,7 +267,7 @@ impl Peer {
         let patience = self.health.patience();
         let permit = Arc::clone(&self.permits).acquire_owned().await;
         let permit = permit.map_err(|error| Fault::new(Reason::Full, error.to_string()))?;
-        let response = self.send_within(ASK_PATH, question, patience).await?;
+        let (response, wire) = self.send_within(ASK_PATH, question, patience).await?;
         // A node that is older has its guest answer, which says no version.
         let is_unknown = response.status() == StatusCode::NOT_FOUND
             || !response.headers().contains_key(WIRE_HEADER);
@@ -244,7 +277,7 @@ impl Peer {
                 format!("it runs {version}, which does not know this question: update it");
             return Err(Fault::new(Reason::NotCached, message));
         }
-        check_version(response.headers())?;
+        agreed(Versions::only(wire), response.headers())?;
         if response.status() != StatusCode::OK {
             return Err(self.refusal(response, patience).await);
         }
@@ -262,15 +295,15 @@ impl Peer {
         None
     }
 
-    /// Sends a request; the head of an answer must come in time, and be of our version.
+    /// Sends a request; the head of an answer must come in time, and be of the version that is used with it.
     async fn post_within(
         &self,
         path: &'static str,
         request: &impl Serialize,
         patience: Duration,
     ) -> Result<Response<Incoming>, Fault> {
-        let response = self.send_within(path, request, patience).await?;
-        check_version(response.headers())?;
+        let (response, wire) = self.send_within(path, request, patience).await?;
+        agreed(Versions::only(wire), response.headers())?;
         Ok(response)
     }
 
@@ -279,7 +312,7 @@ impl Peer {
         path: &'static str,
         request: &impl Serialize,
         patience: Duration,
-    ) -> Result<Response<Incoming>, Fault> {
+    ) -> Result<Sent, Fault> {
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
         let body = encode(request)?;
         let silent = || Fault::new(Reason::Silent, format!("no answer within {patience:?}"));
@@ -300,29 +333,29 @@ impl Peer {
     }
 
     /// Sends on a connection that is there, or a new one; twice if the first turns out to be broken.
-    async fn send(&self, path: &'static str, body: Bytes) -> Result<Response<Incoming>, Fault> {
+    async fn send(&self, path: &'static str, body: Bytes) -> Result<Sent, Fault> {
         let at = self.turn.fetch_add(1, Ordering::Relaxed) % CONNECTIONS;
-        let (mut sender, is_new) = self.line(at).await?;
-        match sender.send_request(request(path, body.clone())).await {
-            Ok(response) => Ok(response),
+        let (mut way, is_new) = self.line(at).await?;
+        match way.send(path, body.clone()).await {
+            Ok(response) => Ok((response, way.wire)),
             Err(error) if is_new => Err(Fault::unreachable(&error)),
             // Closed by the other end while nobody looked, as a restart does.
             Err(error) => {
                 tracing::debug!(peer = %self.address, %error, "a connection broke; one more try");
-                let (mut sender, _) = self.line(at).await?;
-                let sent = sender.send_request(request(path, body)).await;
-                sent.map_err(|error| Fault::unreachable(&error))
+                let (mut way, _) = self.line(at).await?;
+                let sent = way.send(path, body).await;
+                sent.map(|it| (it, way.wire)).map_err(|error| Fault::unreachable(&error))
             }
         }
     }
 
     /// A connection, and whether it is new.
-    async fn line(&self, at: usize) -> Result<(Sender, bool), Fault> {
+    async fn line(&self, at: usize) -> Result<(Way, bool), Fault> {
         let mut slot = self.lines[at].lock().await;
         if let Some(line) = &*slot
-            && !line.sender.is_closed()
+            && !line.way.sender.is_closed()
         {
-            return Ok((line.sender.clone(), false));
+            return Ok((line.way.clone(), false));
         }
         // Those that waited for the lock must not each try again what just failed.
         if self.health.is_down() {
@@ -332,9 +365,9 @@ impl Peer {
         let silent = || Fault::new(Reason::Silent, "no hello in time");
         match connected.unwrap_or_else(|| Err(silent())) {
             Ok(line) => {
-                let sender = line.sender.clone();
+                let way = line.way.clone();
                 *slot = Some(line);
-                Ok((sender, true))
+                Ok((way, true))
             }
             Err(fault) => {
                 self.fail(&fault);
@@ -364,18 +397,19 @@ impl Peer {
                 tracing::debug!(peer = %address, %error, "a connection ended");
             }
         });
-        let answer = self.hello(&mut sender).await?;
+        let (answer, wire) = self.hello(&mut sender).await?;
         self.lives.met(answer.instance);
-        Ok(Line { sender, answer })
+        self.wire.store(wire, Ordering::Relaxed);
+        Ok(Line { way: Way { sender, wire }, answer })
     }
 
     /// The first words on a connection: each end shows that it knows the token, if there is one.
-    async fn hello(&self, sender: &mut Sender) -> Result<HelloAnswer, Fault> {
+    async fn hello(&self, sender: &mut Sender) -> Result<Met, Fault> {
         let me = &self.world.me;
         let ours = self.world.entropy.nonce();
-        let (status, body) = self.post(sender, &self.our_hello(hex(&ours), None)).await?;
+        let (status, body, wire) = self.post(sender, &self.our_hello(hex(&ours), None)).await?;
         match (status, &me.token) {
-            (StatusCode::OK, None) => decode(&body),
+            (StatusCode::OK, None) => Ok((decode(&body)?, wire)),
             (StatusCode::OK, Some(_)) => Err(Fault::new(
                 Reason::Refused,
                 "it asks for no token: give it the file token in cluster_secrets as well",
@@ -394,8 +428,8 @@ impl Peer {
                 let proof = token.prove(End::Client, &ours, &theirs);
                 let hello = self.our_hello(hex(&ours), Some(proof));
                 match self.post(sender, &hello).await? {
-                    (StatusCode::OK, body) => decode(&body),
-                    (status, body) => Err(refused(status, &body)),
+                    (StatusCode::OK, body, wire) => Ok((decode(&body)?, wire)),
+                    (status, body, _) => Err(refused(status, &body)),
                 }
             }
             (status, _) => Err(refused(status, &body)),
@@ -405,8 +439,8 @@ impl Peer {
     /// On a connection that has been let in.
     async fn hello_again(&self, sender: &mut Sender) -> Result<HelloAnswer, Fault> {
         match self.post(sender, &self.our_hello(String::new(), None)).await? {
-            (StatusCode::OK, body) => decode(&body),
-            (status, body) => Err(refused(status, &body)),
+            (StatusCode::OK, body, _) => decode(&body),
+            (status, body, _) => Err(refused(status, &body)),
         }
     }
 
@@ -417,11 +451,18 @@ impl Peer {
         Hello { wire, version, node, instance, quota_bytes, nonce, proof, passed_by }
     }
 
-    async fn post(&self, sender: &mut Sender, hello: &Hello) -> Result<(StatusCode, Bytes), Fault> {
-        let sent = sender.send_request(request(HELLO_PATH, encode(hello)?)).await;
+    /// Sends a hello: what is answered, and the version that both ends speak.
+    async fn post(
+        &self,
+        sender: &mut Sender,
+        hello: &Hello,
+    ) -> Result<(StatusCode, Bytes, u32), Fault> {
+        let ours = self.world.me.wire;
+        let sent = sender.send_request(request(HELLO_PATH, encode(hello)?, ours)).await;
         let response = sent.map_err(|error| Fault::unreachable(&error))?;
-        check_version(response.headers())?;
-        self.whole(response, HELLO_LIMIT).await
+        let wire = agreed(ours, response.headers())?;
+        let (status, body) = self.whole(response, HELLO_LIMIT).await?;
+        Ok((status, body, wire))
     }
 
     /// The whole of a short answer.
@@ -440,13 +481,14 @@ impl Peer {
     }
 }
 
-fn request(path: &'static str, body: Bytes) -> Request<Full<Bytes>> {
+fn request(path: &'static str, body: Bytes, said: Versions) -> Request<Full<Bytes>> {
     // The authority is of no meaning between nodes: the connection is.
-    Request::post(format!("http://peer{path}"))
-        .header(WIRE_HEADER, WIRE)
+    let mut request = Request::post(format!("http://peer{path}"))
         .header(http::header::CONTENT_TYPE, "application/json")
         .body(Full::new(body))
-        .expect("fixed parts make a request")
+        .expect("fixed parts make a request");
+    said.write(request.headers_mut());
+    request
 }
 
 fn encode(value: &impl Serialize) -> Result<Bytes, Fault> {
@@ -466,12 +508,12 @@ fn refused(status: StatusCode, body: &[u8]) -> Fault {
     Fault::new(Reason::Refused, message)
 }
 
-fn check_version(headers: &HeaderMap) -> Result<(), Fault> {
-    let said = headers.get(WIRE_HEADER).and_then(|value| value.to_str().ok());
-    if said.is_some_and(|said| said == WIRE.to_string()) {
-        return Ok(());
-    }
-    let said = said.unwrap_or("none");
-    let message = format!("it speaks version {said} between nodes, we speak {WIRE}: update one");
-    Err(Fault::new(Reason::Version, message))
+/// The version that both ends speak; ours may be the one that was agreed on.
+fn agreed(ours: Versions, headers: &HeaderMap) -> Result<u32, Fault> {
+    let said = Versions::read(headers);
+    said.and_then(|said| ours.common(said)).ok_or_else(|| {
+        let said = said.map_or_else(|| "no version".into(), |said| said.to_string());
+        let message = format!("it speaks {said} between nodes, we speak {ours}: update one");
+        Fault::new(Reason::Version, message)
+    })
 }

@@ -5,7 +5,8 @@
 //! - Over TLS only who has proved to be a node speaks as one; who does not speak TLS then is told so and no more.
 //! - A connection says hello before anything else of `/peer/` is answered; with a token, only who
 //!   proves to know it is let in, and a nonce is good for one proof.
-//! - A request of another wire version is refused in words that both ends can read.
+//! - Who speaks none of our wire versions is refused in words that both ends can read; after the hello a
+//!   connection speaks one.
 //! - What is not for peers goes to the guest, who knows by itself who may ask.
 //! - Connections of each kind (`seats`), streams on them, headers and bodies all have a maximum; so have lines of
 //!   the log about who is refused.
@@ -15,13 +16,13 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::header::DATE;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -42,9 +43,10 @@ use crate::seats::{Kind, Seat, Seats};
 use crate::seldom::Seldom;
 use crate::serve::Serve;
 use crate::token::{End, Nonce};
+use crate::versions::Versions;
 use crate::wire::{
     ASK_PATH, Challenge, HELLO_PATH, Hello, LOAD_PATH, LoadRequest, READ_PATH, REQUEST_BYTES_MAX,
-    ReadRequest, Refusal, WIRE, WIRE_HEADER, from_hex, hex,
+    ReadRequest, Refusal, WIRE_HEADER, from_hex, hex,
 };
 
 /// Streams of one connection at once.
@@ -86,7 +88,8 @@ struct Connection {
     asked_ms: AtomicU64,
     /// There is no seat for it: it ends after the answer that says so.
     has_no_seat: Notify,
-    is_let_in: AtomicBool,
+    /// The version that both ends use since it was let in; 0 before.
+    wire: AtomicU32,
     /// The nonce of a challenge that was not answered yet.
     nonce: Mutex<Option<Nonce>>,
     /// Who was refused, on all connections.
@@ -110,10 +113,15 @@ impl Connection {
             seat,
             asked_ms: AtomicU64::new(0),
             has_no_seat: Notify::new(),
-            is_let_in: AtomicBool::new(false),
+            wire: AtomicU32::new(0),
             nonce: Mutex::default(),
             refused,
         }
+    }
+
+    /// The version that both ends use; `None`: nobody was let in.
+    fn wire(&self) -> Option<u32> {
+        Some(self.wire.load(Ordering::Acquire)).filter(|wire| 0 < *wire)
     }
 
     /// True if the log is to say now that its other end was refused.
@@ -300,7 +308,7 @@ async fn answer(
     let is_of_peer = [HELLO_PATH, READ_PATH, LOAD_PATH, ASK_PATH].contains(&request.uri().path())
         && (request.method() == Method::POST || request.headers().contains_key(WIRE_HEADER));
     if let Client::Plain(why) = state.client {
-        return with_version(refuse(StatusCode::FORBIDDEN, why));
+        return with_version(refuse(StatusCode::FORBIDDEN, why), world.me.wire);
     }
     match &serve.guest {
         Some(guest) if !is_of_peer && state.is_guest(world) => {
@@ -314,7 +322,12 @@ async fn answer(
             );
             refuse(StatusCode::SERVICE_UNAVAILABLE, message)
         }
-        _ => with_version(answer_peer(state, serve, world, request).await),
+        _ => {
+            let is_hello = request.uri().path() == HELLO_PATH;
+            let answer = answer_peer(state, serve, world, request).await;
+            let used = state.wire().filter(|_| !is_hello).map(Versions::only);
+            with_version(answer, used.unwrap_or(world.me.wire))
+        }
     }
 }
 
@@ -333,12 +346,10 @@ async fn answer_peer(
     if request.method() != Method::POST {
         return refuse(StatusCode::METHOD_NOT_ALLOWED, "only POST");
     }
-    let said = request.headers().get(WIRE_HEADER).and_then(|value| value.to_str().ok());
-    if said.is_none_or(|said| said != WIRE.to_string()) {
-        let said = said.unwrap_or("none");
-        let message = format!("you speak version {said} between nodes, this one {WIRE}");
-        return refuse(StatusCode::BAD_REQUEST, message);
-    }
+    let wire = match agreed(state, world, request.headers(), is_hello) {
+        Ok(wire) => wire,
+        Err(why) => return refuse(StatusCode::BAD_REQUEST, why),
+    };
     if let Client::Unproved(why) = &state.client {
         if is_hello && state.is_worth_a_line(world) {
             let from = state.from;
@@ -346,12 +357,12 @@ async fn answer_peer(
         }
         return refuse(StatusCode::FORBIDDEN, why);
     }
-    if !is_hello && !state.is_let_in.load(Ordering::Acquire) {
+    if !is_hello && state.wire().is_none() {
         return refuse(StatusCode::UNAUTHORIZED, "say hello first");
     }
     if is_hello {
         return match body::<Hello>(world, request).await {
-            Ok(hello) => greet(state, serve, world, &hello),
+            Ok(hello) => greet(state, serve, world, (&hello, wire)),
             Err(refusal) => refusal,
         };
     }
@@ -386,6 +397,25 @@ async fn answer_peer(
     }
 }
 
+/// The version that both ends speak: the one agreed on, or with a hello, the highest. Else why it is refused.
+fn agreed(
+    state: &Connection,
+    world: &World,
+    headers: &HeaderMap,
+    is_hello: bool,
+) -> Result<u32, String> {
+    let ours = state.wire().filter(|_| !is_hello).map_or(world.me.wire, Versions::only);
+    let said = Versions::read(headers);
+    said.and_then(|said| ours.common(said)).ok_or_else(|| {
+        let said = said.map_or_else(|| "no version".into(), |said| said.to_string());
+        if is_hello && state.is_worth_a_line(world) {
+            let from = state.from;
+            tracing::warn!(%from, "a peer that speaks {said} between nodes, this one {ours}: refused");
+        }
+        format!("you speak {said} between nodes, this one {ours}: update one")
+    })
+}
+
 /// Who asks on a connection that has been let in.
 fn asker(state: &Connection, serve: &Serve, world: &World) -> Asker {
     let has_proved = world.me.token.is_some() || state.client == Client::Proved;
@@ -397,10 +427,15 @@ fn framed(frames: Result<PortBody, String>) -> Response<PortBody> {
 }
 
 /// Lets a peer in, or wants a proof first.
-fn greet(state: &Connection, serve: &Serve, world: &World, hello: &Hello) -> Response<PortBody> {
-    let welcome = || welcome(state, serve, world, hello);
+fn greet(
+    state: &Connection,
+    serve: &Serve,
+    world: &World,
+    (hello, wire): (&Hello, u32),
+) -> Response<PortBody> {
+    let welcome = || welcome(state, serve, world, (hello, wire));
     let Some(token) = &world.me.token else { return welcome() };
-    if state.is_let_in.load(Ordering::Acquire) {
+    if state.wire().is_some() {
         return welcome();
     }
     let Some(theirs) = from_hex(&hello.nonce) else {
@@ -424,13 +459,18 @@ fn greet(state: &Connection, serve: &Serve, world: &World, hello: &Hello) -> Res
 }
 
 /// Lets a node in that has shown to be one.
-fn welcome(state: &Connection, serve: &Serve, world: &World, hello: &Hello) -> Response<PortBody> {
+fn welcome(
+    state: &Connection,
+    serve: &Serve,
+    world: &World,
+    (hello, wire): (&Hello, u32),
+) -> Response<PortBody> {
     if !state.seat.change(Kind::Node) {
         let most = Kind::Node.seats_max();
         let message = format!("{most} connections of nodes are open here already");
         return refuse(StatusCode::SERVICE_UNAVAILABLE, message);
     }
-    state.is_let_in.store(true, Ordering::Release);
+    state.wire.store(wire, Ordering::Release);
     if hello.passed_by {
         serve.handover.was_passed_by();
     }
@@ -464,7 +504,7 @@ fn json(status: StatusCode, value: &impl Serialize) -> Response<PortBody> {
     response
 }
 
-fn with_version(mut response: Response<PortBody>) -> Response<PortBody> {
-    response.headers_mut().insert(WIRE_HEADER, HeaderValue::from(WIRE));
+fn with_version(mut response: Response<PortBody>, said: Versions) -> Response<PortBody> {
+    said.write(response.headers_mut());
     response
 }

@@ -1,6 +1,6 @@
 //! What crosses the wire between nodes, apart from the types that we compute with.
 //!
-//! HTTP, four endpoints, all POST with a JSON body, `x-feedline-wire: 1` on every request and answer:
+//! HTTP, four endpoints, all POST with a JSON body, the version (`x-feedline-wire: 1`) on every request and answer:
 //!
 //! | path | body | answer |
 //! | --- | --- | --- |
@@ -10,7 +10,9 @@
 //! | `/peer/ask/1` | any JSON | frames: one that carries the answer as JSON; what it means is not this crate's |
 //!
 //! A hello opens every connection: it says who is there, and proves that both know the cluster's token
-//! if there is one. A refusal is a status of 400 or more with a [`Refusal`]. Fields that a reader does not
+//! if there is one. It and its answer carry all versions that an end speaks ([`crate::Versions`]: the header above
+//! holds the oldest, `x-feedline-wire-newest` the newest if that is another), all else the highest that both do. A
+//! refusal is a status of 400 or more with a [`Refusal`]. Fields that a reader does not
 //! know are ignored; what changes the meaning of others raises [`WIRE`].
 //!
 //! A read answers at once and then says what becomes of each object, so that a node that waits for the
@@ -25,11 +27,17 @@ use feedline_model::page::PAGE_BYTES;
 use feedline_model::{ETag, Object, ObjectId, Priority, SourceId, Summed, Version};
 use serde::{Deserialize, Serialize};
 
-/// The version of all this. Another one is refused, and its node passed by.
+/// The version of all this, the newest that this binary speaks. A node that speaks none of ours is passed by.
 pub const WIRE: u32 = 1;
 
-/// The header that carries it.
+/// The oldest that it still speaks.
+pub const WIRE_OLDEST: u32 = 1;
+
+/// The header that carries the version of what follows; with a hello, the oldest that its end speaks.
 pub const WIRE_HEADER: &str = "x-feedline-wire";
+
+/// With a hello, the newest, if it is another.
+pub const WIRE_NEWEST_HEADER: &str = "x-feedline-wire-newest";
 
 /// Who is there.
 pub const HELLO_PATH: &str = "/peer/hello";
@@ -61,7 +69,7 @@ pub const REASON_BYTES_MAX: usize = 16 << 10;
 /// One end of a connection introduces itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
-    /// [`WIRE`].
+    /// The newest version; the headers count, but the first version wants it here too.
     pub wire: u32,
     /// Version of the binary, for people.
     pub version: String,
@@ -85,7 +93,7 @@ pub struct Hello {
 /// The other end does so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HelloAnswer {
-    /// [`WIRE`].
+    /// See [`Hello::wire`].
     pub wire: u32,
     /// Version of the binary, for people.
     pub version: String,

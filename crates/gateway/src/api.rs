@@ -368,6 +368,9 @@ pub struct PeerStatus {
     pub state: String,
     /// What the matter was last, if it is not over.
     pub trouble: Option<String>,
+    /// Version of the protocol that is used with it, the highest that both speak; absent: not known yet.
+    #[serde(default)]
+    pub wire: Option<u32>,
     /// Mean time of an answer, in milliseconds; 0: none yet.
     pub latency_ms: f64,
     /// The 99th percentile of the last 256 answers, in milliseconds.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use feedline_cluster::{
-    Cluster, ClusterConfig, ClusterParts, Entropy, Etcd, Link, NodeId, Sources, Tcp, Tls,
+    Cluster, ClusterConfig, ClusterParts, Entropy, Etcd, Link, NodeId, Sources, Tcp, Tls, Versions,
 };
 use feedline_gateway::S3Endpoint;
 use feedline_model::Clock;
@@ -53,6 +53,7 @@ pub(crate) async fn join(
         age: cache_age(&state_dir, &**clock),
         instance: random_number(),
         version: env!("CARGO_PKG_VERSION").into(),
+        wire: versions(),
         quota_bytes,
         listen: settings.listen,
         peers: settings.peers.clone(),
@@ -78,6 +79,17 @@ pub(crate) async fn join(
     let cluster = Cluster::start(cluster, parts, Arc::clone(link))?;
     cluster.settle().await;
     Ok((cluster, s3, etcd))
+}
+
+/// What this node speaks with others. A debug build passes for another version if a test says so: versions that
+/// are to come can be mixed with this one before there are any.
+fn versions() -> Versions {
+    match std::env::var("TEST_FEEDLINE_WIRE") {
+        Ok(text) if cfg!(debug_assertions) => {
+            text.parse().unwrap_or_else(|why| panic!("TEST_FEEDLINE_WIRE: {why}"))
+        }
+        _ => Versions::OURS,
+    }
 }
 
 /// What the port's secrets are; an error if they leave it open and nobody said that it may be.

@@ -149,6 +149,7 @@ fn cluster(node: &NodeAdmin) -> Option<ClusterStatus> {
             PeerState::Unknown => "unknown".into(),
         },
         trouble: peer.trouble,
+        wire: peer.wire,
         latency_ms: peer.mean_ms,
         latency_ms_p99: peer.p99_ms,
         in_flight: peer.in_flight,

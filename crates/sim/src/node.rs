@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use feedline_cluster::{
     Cluster, ClusterConfig, ClusterParts, Entropy, Link, LocalCopies, Net, NodeId, PeerState,
-    Sources, Token,
+    Sources, Token, Versions,
 };
 use feedline_model::Clock as _;
 use parking_lot::Mutex;
@@ -120,6 +120,7 @@ impl Node {
             node: NodeId(self.id),
             instance: self.rng.next(),
             version: "sim".into(),
+            wire: Versions::OURS,
             quota_bytes: self.quota_bytes,
             age: self.disk.lock().age(self.clock.sim.now()),
             listen: common.addresses[self.place],

@@ -30,4 +30,5 @@ mod readme;
 mod s3;
 mod sandbox;
 mod tls;
+mod versions;
 mod watchdog;

@@ -56,7 +56,7 @@ fn get(address: &str, path: &str) -> String {
 }
 
 /// Everything that lies in the run directory and is text.
-fn log_of(dir: &Path) -> String {
+pub(crate) fn log_of(dir: &Path) -> String {
     let mut text = String::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();

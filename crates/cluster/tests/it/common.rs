@@ -13,7 +13,7 @@ use bytes::Bytes;
 use feedline_cluster::wire::{HELLO_PATH, HelloAnswer, WIRE, WIRE_HEADER, summed};
 use feedline_cluster::{
     Cluster, ClusterConfig, ClusterParts, Entropy, Guest, Link, LocalCopies, NodeId, Sources, Tcp,
-    Tls, Token,
+    Tls, Token, Versions,
 };
 use feedline_model::{
     BlockSource, CachedFile, CheckedSource, Clock, Object, ObjectHolder, ObjectId, ObjectIndex,
@@ -137,6 +137,7 @@ pub(crate) struct Node {
 #[derive(Clone)]
 pub(crate) struct Plan {
     pub(crate) token: Option<&'static str>,
+    pub(crate) wire: Versions,
     pub(crate) quota_bytes: u64,
     pub(crate) age: Duration,
     pub(crate) local_copies: LocalCopies,
@@ -159,6 +160,7 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             token: None,
+            wire: Versions::OURS,
             quota_bytes: 1 << 30,
             age: Duration::ZERO,
             local_copies: LocalCopies::Auto,
@@ -207,6 +209,7 @@ impl Plan {
             node: NodeId(number),
             instance: number * 1_000 + self.life,
             version: "test".into(),
+            wire: self.wire,
             quota_bytes: self.quota_bytes,
             age: self.age,
             listen: address,

@@ -14,3 +14,4 @@ mod questions;
 mod sources;
 mod tls;
 mod trust;
+mod versions;

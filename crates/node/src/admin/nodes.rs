@@ -138,6 +138,7 @@ mod tests {
             quota_bytes: 5,
             state,
             trouble: None,
+            wire: Some(1),
             mean_ms,
             p99_ms: 0.0,
             in_flight: 0,
