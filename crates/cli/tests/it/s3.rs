@@ -1,14 +1,17 @@
-//! S3 clients against a real node: boto3 and the `aws` command, with keys and without.
+//! S3 clients against real nodes: boto3, the `aws` command, pyarrow and s3fs (a mount of the node's port), with
+//! keys and without.
 //!
-//! `FEEDLINE_PYTHON` names a Python with boto3 and awscli; without it, `.venv` of the repository is used.
+//! `FEEDLINE_PYTHON` names a Python with boto3, awscli and pyarrow; without it, `.venv` of the repository is used.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 
-use crate::cluster::address;
-use crate::sandbox::{ACCESS_KEY, KEYS, Ran, SECRET_KEY, Sandbox, content};
+use rustix::mount::{UnmountFlags, unmount};
+
+use crate::cluster::{Cluster, NODES, address};
+use crate::sandbox::{ACCESS_KEY, KEYS, Ran, SECRET_KEY, Sandbox, content, wait_until};
 
 /// Tests of `cluster` have the numbers before these.
 const TESTS_BEFORE: usize = 10;
@@ -221,5 +224,110 @@ fn a_new_object_is_read_at_once_and_a_new_version_with_the_listing() {
     assert!(listed.contains("<Size>11</Size>"), "{listed}");
     assert!(get(&address, "/b/train/new").ends_with("and changed"));
     sandbox.umount();
+    sandbox.assert_gone();
+}
+
+#[test]
+fn pyarrow_lists_and_reads_whole_files_and_parts() {
+    let sandbox = Sandbox::new();
+    let secrets = secrets(&sandbox, &[("s3-keys", &format!("reader {READER_SECRET}\n"))]);
+    let address = own(61);
+    sandbox.mount(&["--listen", &address, "--cluster-secrets", &secrets]);
+    let check = || {
+        let mut command = sandbox.command(python());
+        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/s3_arrow.py")).arg(&address);
+        command.env("AWS_ACCESS_KEY_ID", "reader").env("AWS_SECRET_ACCESS_KEY", READER_SECRET);
+        let ran = Ran::of(&mut command);
+        assert_eq!((ran.code, ran.stdout.trim()), (Some(0), "done"), "{}", ran.stderr);
+    };
+    check();
+    let gets = sandbox.sim.stats().get;
+    check();
+    assert_eq!(sandbox.sim.stats().get, gets, "the cache is read the second time");
+    assert_eq!(sandbox.sim.stats().put, 0);
+    sandbox.umount();
+    sandbox.assert_gone();
+}
+
+/// A node's port mounted by s3fs. Taken away at the end, whatever happened.
+struct S3fs(PathBuf);
+
+impl S3fs {
+    fn mount(sandbox: &Sandbox, address: &str) -> Self {
+        let mountpoint = sandbox.path("s3fs");
+        fs::create_dir(&mountpoint).unwrap();
+        let mut command = sandbox.command("s3fs");
+        command.arg("b").arg(&mountpoint).args(["-o", &format!("url=http://{address}")]);
+        command.args(["-o", "use_path_request_style,ro,endpoint=us-east-1"]);
+        command.env("AWSACCESSKEYID", "reader").env("AWSSECRETACCESSKEY", READER_SECRET);
+        for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"] {
+            command.env_remove(name);
+        }
+        Ran::of(&mut command).ok();
+        Self(mountpoint)
+    }
+}
+
+impl Drop for S3fs {
+    fn drop(&mut self) {
+        let _ = unmount(&self.0, UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn s3fs_mounts_a_nodes_port_and_reads_the_same_bytes() {
+    let sandbox = Sandbox::new();
+    let secrets = secrets(&sandbox, &[("s3-keys", &format!("reader {READER_SECRET}\n"))]);
+    let address = own(62);
+    sandbox.mount(&["--listen", &address, "--cluster-secrets", &secrets]);
+    let mounted = S3fs::mount(&sandbox, &address);
+    let names = |dir: PathBuf| {
+        let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<_> = entries.map(|name| name.into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    wait_until("s3fs to show the bucket", || mounted.0.join("big").exists());
+    for dir in ["", "train", "val"] {
+        assert_eq!(names(mounted.0.join(dir)), names(sandbox.mnt.join(dir)), "{dir:?}");
+    }
+    for (key, size) in KEYS {
+        let read = fs::read(mounted.0.join(key)).unwrap();
+        assert!(read == content(key, size), "{key}");
+    }
+    fs::write(mounted.0.join("train/new"), "x").unwrap_err();
+    assert_eq!(sandbox.sim.stats().put, 0);
+    // What s3fs has read is in the cache: the mount asks the bucket for nothing more.
+    let gets = sandbox.sim.stats().get;
+    KEYS.iter().for_each(|(key, _)| sandbox.read_right(key));
+    assert_eq!(sandbox.sim.stats().get, gets);
+    drop(mounted);
+    sandbox.umount();
+    sandbox.assert_gone();
+}
+
+#[test]
+fn an_object_is_fetched_once_whichever_nodes_are_asked_for_it_over_s3() {
+    let sandbox = Sandbox::new();
+    let test = TESTS_BEFORE + 63;
+    let cluster = Cluster::start(&sandbox, test, &["--fill", "off"]);
+    let of_cluster =
+        |node: usize, field: &str| cluster.status(node)["cluster"][field].as_u64().unwrap();
+    for (key, size) in KEYS.into_iter().filter(|(key, _)| *key != "big") {
+        for node in [0, 1, 0] {
+            let url = format!("s3://b/{key}");
+            let copy = sandbox.path("copy");
+            let args = ["s3", "cp", "--only-show-errors", &url, copy.to_str().unwrap()];
+            aws(&sandbox, &address(test, node), &args).ok();
+            assert!(fs::read(&copy).unwrap() == content(key, size), "{key} of node {node}");
+        }
+    }
+    let fell_back = cluster.fell_back(0..NODES);
+    let gets: u64 = sandbox.sim.gets_by_key().values().sum();
+    assert!((3..=3 + fell_back).contains(&gets), "{gets} GETs of 3 objects, {fell_back}");
+    // Each of three objects was asked of two nodes, of which one at most owns it.
+    let from_peers: u64 = (0..2).map(|node| of_cluster(node, "requests_saved")).sum();
+    assert!(3 <= from_peers + fell_back, "{from_peers} came from other nodes");
+    (0..NODES).for_each(|node| cluster.umount(node));
     sandbox.assert_gone();
 }
