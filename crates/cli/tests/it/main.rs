@@ -15,6 +15,7 @@ mod compare;
 mod configured;
 mod demo;
 mod errors;
+mod full_node;
 mod hard;
 mod hints;
 mod lifecycle;

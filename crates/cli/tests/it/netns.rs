@@ -169,6 +169,18 @@ fn a_node_whose_cache_disk_is_full_fails_no_read_and_keeps_the_others_whole() {
     assert!(extra <= 3 * FILES as u64 / 2, "{extra} GETs beyond one for each of {FILES} files");
     let (total, free) = space(&disk.mountpoint);
     assert!(free < total / 4, "the disk never filled: {free} of {total} bytes are free");
+    // Whoever is asked to load the set says what is not kept there.
+    for node in [0, THIRD] {
+        let set = cluster.mnt(node).join("set");
+        let ran = sandbox.run(&["load", set.to_str().unwrap(), "--json", "--wait"]);
+        let job: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+        let number = |field: &str| job[field].as_u64().unwrap();
+        assert_eq!((ran.code, &job["state"]), (Some(1), &"incomplete".into()), "{job:#}");
+        let cached = number("loaded") + number("cached");
+        assert_eq!(cached + number("failed"), FILES as u64, "{job:#}");
+        assert_eq!(job["failed_by"]["no room in the cache"], job["failed"], "{job:#}");
+        assert!((1..FILES as u64 / 2).contains(&number("failed")), "{job:#}");
+    }
     (0..NODES).for_each(|node| cluster.umount(node));
     drop(disk);
     sandbox.assert_gone();
