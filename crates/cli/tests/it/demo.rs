@@ -2,13 +2,15 @@
 
 #![expect(clippy::disallowed_methods, reason = "limits how long real processes may take")]
 
+use std::collections::HashSet;
+use std::fs::{self, File};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Ran, Sandbox, wait_until};
 
 /// Small enough for a debug build: what is shown is the order of events, not speed.
 const FLAGS: [&str; 9] =
@@ -109,4 +111,168 @@ fn the_demo_of_a_cluster_fetches_each_image_once_and_leaves_nothing() {
     let written = std::fs::read_to_string(out.join("cluster.json")).unwrap();
     assert_eq!(serde_json::from_str::<serde_json::Value>(&written).unwrap(), report);
     assert_nothing_left(&sandbox, &out);
+}
+
+/// Two nodes on slow links.
+const LINK_FLAGS: [&str; 13] = [
+    "demo",
+    "--nodes",
+    "2",
+    "--link",
+    "40MB/s",
+    "--images",
+    "150",
+    "--classes",
+    "3",
+    "--processes",
+    "1",
+    "--json",
+    "--out",
+];
+
+/// A process: its number, and when it started, since numbers come again.
+type Process = (i32, String);
+
+/// All that descend from a process and live now, with itself.
+fn family(of: i32) -> HashSet<Process> {
+    let stat = |pid: i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name in parentheses may hold anything; the fields after it are plain.
+        let fields: Vec<_> = stat[stat.rfind(')')? + 2..].split(' ').map(str::to_owned).collect();
+        Some((pid, fields[1].parse::<i32>().ok()?, fields[19].clone()))
+    };
+    let pids = fs::read_dir("/proc").unwrap().flatten();
+    let all: Vec<_> =
+        pids.filter_map(|entry| stat(entry.file_name().to_str()?.parse().ok()?)).collect();
+    let mut family = HashSet::new();
+    let mut parents = vec![of];
+    while let Some(parent) = parents.pop() {
+        for (pid, its_parent, started) in &all {
+            let is_of_it = *its_parent == parent || *pid == of;
+            if is_of_it && family.insert((*pid, started.clone())) {
+                parents.push(*pid);
+            }
+        }
+    }
+    family
+}
+
+/// The network namespace that a process is in.
+fn network_of(pid: i32) -> Option<std::path::PathBuf> {
+    fs::read_link(format!("/proc/{pid}/ns/net")).ok()
+}
+
+/// What the machine's own network has.
+fn own_network() -> HashSet<String> {
+    let links = Ran::of(Command::new("ip").args(["-o", "link", "show"])).ok();
+    let link = |line: &str| line.split(':').nth(1).unwrap_or_default().trim().to_owned();
+    let queues = Ran::of(Command::new("tc").args(["qdisc", "show"])).ok();
+    let limited = queues.lines().filter(|line| line.contains(" tbf ")).map(str::to_owned);
+    links.lines().map(link).chain(limited).collect()
+}
+
+/// A demo under way, and all processes that it ever had. Namespaces live as long as a process is in them, and with
+/// them their links and queues: when all these are gone, and nothing new is mounted, they are gone.
+struct Watched {
+    child: Child,
+    family: HashSet<Process>,
+    own_network: HashSet<String>,
+}
+
+impl Watched {
+    fn start(sandbox: &Sandbox, out: &Path) -> Self {
+        let own_network = own_network();
+        let to = |name: &str| Stdio::from(File::create(sandbox.path(name)).unwrap());
+        let mut command = sandbox.feedline(&args(&LINK_FLAGS, out));
+        let child = command.stdout(to("stdout")).stderr(to("stderr")).spawn().unwrap();
+        Self { child, family: HashSet::new(), own_network }
+    }
+
+    fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap()
+    }
+
+    /// Looks once; its end, if it has ended.
+    fn look(&mut self) -> Option<ExitStatus> {
+        let family = family(self.pid());
+        self.family.extend(family);
+        self.child.try_wait().unwrap()
+    }
+
+    /// Those of its processes that are in other networks than this one.
+    fn in_nodes(&self) -> Vec<i32> {
+        let own = network_of(std::process::id().cast_signed());
+        let is_elsewhere = |pid: &i32| network_of(*pid).is_some_and(|it| Some(it) != own);
+        family(self.pid()).into_iter().map(|(pid, _)| pid).filter(is_elsewhere).collect()
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        let mut ended = None;
+        crate::sandbox::wait_within(Duration::from_secs(180), "the demo to end", || {
+            ended = self.look();
+            ended.is_some()
+        });
+        ended.unwrap()
+    }
+
+    fn assert_nothing_left(&self, sandbox: &Sandbox, out: &Path) {
+        let alive = |(pid, started): &Process| {
+            family(*pid).iter().any(|it| (it.0, &it.1) == (*pid, started))
+        };
+        wait_until("every process that it had to be gone", || !self.family.iter().any(alive));
+        assert!(6 <= self.family.len(), "few were seen: {:?}", self.family);
+        assert_nothing_left(sandbox, out);
+        let added: Vec<_> = own_network().difference(&self.own_network).cloned().collect();
+        assert!(added.is_empty(), "left in the machine's own network: {added:?}");
+    }
+}
+
+#[test]
+fn a_demo_on_slow_links_says_how_fast_each_node_and_all_read_and_leaves_nothing() {
+    let sandbox = Sandbox::new();
+    let out = sandbox.path("out");
+    let mut demo = Watched::start(&sandbox, &out);
+    let ended = demo.wait();
+    let told = fs::read_to_string(sandbox.path("stderr")).unwrap();
+    assert!(ended.success(), "{told}");
+    for words in ["node 1", "node 2", "cluster", "images/s", "GETs an object"] {
+        assert!(told.contains(words), "{words:?} is missing:\n{told}");
+    }
+    let report = fs::read_to_string(sandbox.path("stdout")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["link_bytes_per_s"], 40_000_000);
+    let epochs = report["epochs"].as_array().unwrap();
+    assert_eq!(epochs.len(), 3);
+    for epoch in epochs {
+        let nodes = epoch["nodes"].as_array().unwrap();
+        assert_eq!(nodes.len(), 2);
+        for part in nodes.iter().chain([epoch]) {
+            assert!(0.0 < part["images_per_s"].as_f64().unwrap(), "{report:#}");
+        }
+        assert_eq!(epoch["images"], 150, "{report:#}");
+    }
+    demo.assert_nothing_left(&sandbox, &out);
+}
+
+#[test]
+fn a_demo_on_slow_links_that_is_interrupted_leaves_no_network() {
+    let sandbox = Sandbox::new();
+    let out = sandbox.path("out");
+    let mut demo = Watched::start(&sandbox, &out);
+    // Both nodes serve, and files are on their way.
+    let moment = out.join("work/nodes/node-2/cache/objects");
+    crate::sandbox::wait_within(Duration::from_secs(120), "the second node to serve", || {
+        assert!(demo.look().is_none(), "it ended before that");
+        moment.exists()
+    });
+    // The links are what was asked for.
+    let limited = demo.in_nodes().into_iter().filter(|pid| {
+        let mut inside = Command::new("nsenter");
+        inside.arg(format!("--net=/proc/{pid}/ns/net")).args(["tc", "qdisc", "show"]);
+        Ran::of(&mut inside).stdout.contains(" tbf ")
+    });
+    assert!(2 <= limited.count(), "no node has a limited link");
+    kill_process(Pid::from_raw(demo.pid()).unwrap(), Signal::INT).unwrap();
+    assert_eq!(demo.wait().code(), Some(1));
+    demo.assert_nothing_left(&sandbox, &out);
 }
