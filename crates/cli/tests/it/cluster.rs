@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -180,6 +180,21 @@ impl<'a> Cluster<'a> {
         files
     }
 
+    /// What a node says that its cache holds, which is never above the quota.
+    fn used_within_quota(&self, node: usize) -> u64 {
+        let cache = self.status(node)["cache"][0].clone();
+        let number = |field: &str| cache[field].as_u64().unwrap();
+        assert!(number("used_bytes") <= number("quota_bytes"), "node {node}: {cache:#}");
+        number("used_bytes")
+    }
+
+    /// What the disk says of a node's cache directory, while nobody writes there.
+    fn disk_usage(&self, node: usize) -> u64 {
+        let mut du = Command::new("du");
+        du.args(["-s", "--block-size=1"]).arg(self.sandbox.path(&format!("cache-{node}")));
+        Ran::of(&mut du).ok().split('\t').next().unwrap().parse().unwrap()
+    }
+
     pub(crate) fn umount(&self, node: usize) {
         self.sandbox.run(&["umount", self.mnt(node).to_str().unwrap()]).ok();
     }
@@ -330,6 +345,38 @@ fn a_data_set_larger_than_any_cache_is_in_all_of_them_together() {
     let fell_back = cluster.fell_back(0..NODES);
     assert!(again <= 2 + fell_back, "{again} of {FILES} files were fetched again, {fell_back}");
     (0..NODES).for_each(|node| cluster.umount(node));
+    sandbox.assert_gone();
+}
+
+#[test]
+fn no_node_holds_more_than_its_quota_of_a_data_set_larger_than_all_together() {
+    let sandbox = Sandbox::new();
+    // 240 MB for three caches of 64 MiB, filled in the background as well.
+    let cluster = Cluster::of_size(&sandbox, 75, 1_600_000, "64MiB", &[]);
+    let is_over = AtomicBool::new(false);
+    let watched = std::thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut seen = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                for node in 0..NODES {
+                    cluster.used_within_quota(node);
+                }
+                seen += 1;
+            }
+            seen
+        });
+        let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            (0..2).for_each(|epoch| cluster.read_on(0..NODES, epoch, 0..FILES));
+        }));
+        is_over.store(true, Ordering::Relaxed);
+        read.and_then(|()| watch.join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    assert!(0 < watched, "nobody looked");
+    let used: Vec<_> = (0..NODES).map(|node| cluster.used_within_quota(node)).collect();
+    assert!(used.iter().all(|used| 32 << 20 < *used), "a cache never filled: {used:?}");
+    (0..NODES).for_each(|node| cluster.umount(node));
+    let on_disk: Vec<_> = (0..NODES).map(|node| cluster.disk_usage(node)).collect();
+    assert!(on_disk.iter().all(|bytes| (32 << 20..=64 << 20).contains(bytes)), "{on_disk:?}");
     sandbox.assert_gone();
 }
 
