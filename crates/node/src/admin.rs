@@ -29,6 +29,7 @@ mod answers;
 mod facts;
 mod history;
 mod jobs;
+mod listing;
 mod nodes;
 mod others;
 mod pinning;
@@ -36,6 +37,7 @@ mod question;
 mod wide;
 
 pub(crate) use answers::Answers;
+pub(crate) use listing::list_elsewhere;
 
 /// Files read back at once by a check: enough to keep an SSD busy, few enough to leave it to others.
 const CHECKS_AT_ONCE: usize = 4;

@@ -71,6 +71,14 @@ pub(crate) struct Chain {
     pub(crate) etcd: OnceLock<Arc<Etcd>>,
 }
 
+impl Chain {
+    /// What is mounted: where in the tree, the bucket, and the prefix of its keys.
+    pub(crate) fn mounted_places(&self) -> Vec<(String, u64, String)> {
+        let place = |it: &MountedStore| (it.path.clone(), it.source.0, it.prefix.clone());
+        self.mounted.iter().map(place).collect()
+    }
+}
+
 /// Opens and nests everything. Sends no request.
 pub(crate) fn build(
     config: &ResolvedConfig,

@@ -429,7 +429,11 @@ fn open_lists(
             mountpoint: config.mountpoint.clone(),
             mounted: chain.mounted.iter().map(|it| (it.path.clone(), it.url.clone())).collect(),
         }),
-        places: Places { loader: Arc::clone(&chain.loader), cluster: Arc::clone(&chain.cluster) },
+        places: Places {
+            loader: Arc::clone(&chain.loader),
+            cluster: Arc::clone(&chain.cluster),
+            mounted: chain.mounted_places(),
+        },
         keeps_copies: config
             .cluster
             .as_ref()

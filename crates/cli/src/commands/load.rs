@@ -51,7 +51,7 @@ pub(crate) struct Args {
     /// Load what this file names, not everything.
     #[arg(long, value_name = "FILE", requires = "path")]
     manifest: Option<std::path::PathBuf>,
-    /// Only fetch the listings.
+    /// Only fetch the listings, each node for itself.
     #[arg(long, requires = "path", conflicts_with = "replicas")]
     metadata_only: bool,
     /// Every job of the nodes on this machine; with etcd, of the whole cluster.

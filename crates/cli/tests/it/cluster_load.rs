@@ -344,3 +344,29 @@ fn a_load_that_is_stopped_stops_on_all_nodes() {
     assert_eq!(sandbox.sim.stats().get, gets);
     end(&sandbox, &cluster, 0..NODES);
 }
+
+#[test]
+fn listings_alone_are_fetched_by_every_node_and_one_that_is_down_is_named() {
+    let sandbox = Sandbox::new();
+    let cluster = Cluster::start(&sandbox, 76, &["--fill", "off"]);
+    let done = load(&sandbox, &cluster, 0, &["--metadata-only", "--wait"]);
+    assert_eq!((&done["state"], &done["files"]), (&"done".into(), &FILES.into()), "{done:#}");
+    assert!(done["passed_by"].as_object().unwrap().is_empty(), "{done:#}");
+    let (lists, gets) = (sandbox.sim.stats().list, sandbox.sim.stats().get);
+    for node in 0..NODES {
+        let set = cluster.mnt(node).join("set");
+        let listed = sandbox.run(&["ls", "-R", "--node-only", set.to_str().unwrap()]).ok();
+        let files = listed.lines().filter(|line| line.contains(".jpg")).count();
+        assert_eq!(files, FILES, "{listed}");
+    }
+    assert_eq!((sandbox.sim.stats().list, sandbox.sim.stats().get), (lists, gets));
+    // Known is known: once more costs nothing.
+    assert_eq!(load(&sandbox, &cluster, 1, &["--metadata-only", "--wait"])["state"], "done");
+    assert_eq!(sandbox.sim.stats().list, lists);
+    signal(pid(&cluster, 2), Signal::KILL);
+    let job = load(&sandbox, &cluster, 0, &["--metadata-only", "--wait"]);
+    assert_eq!((&job["state"], &job["failed"]), (&"incomplete".into(), &0.into()), "{job:#}");
+    let reason = job["reason"].as_str().unwrap();
+    assert!(reason.contains(&format!("not listed on {}", address(76, 2))), "{job:#}");
+    end(&sandbox, &cluster, 0..2);
+}

@@ -63,6 +63,7 @@ fn is_for_anybody(question: &Question) -> bool {
         }
         Question::Free { .. }
         | Question::Check { .. }
+        | Question::List { .. }
         | Question::Pin { .. }
         | Question::Unpin { .. }
         | Question::StopLoad { .. }
@@ -108,6 +109,7 @@ impl NodeAdmin {
                 }
                 None => nonsense(),
             },
+            Question::List { places } => self.list_these(&places).await,
             Question::Pin { places, noted } => self.change_pins(&places, true, noted).await,
             Question::Unpin { places, noted } => self.change_pins(&places, false, noted).await,
             Question::Load { id } => load(self.loads.status(&id)),
@@ -191,9 +193,7 @@ impl NodeAdmin {
 
     /// What is mounted here, for [`Place`].
     pub(super) fn mounted_places(&self) -> Vec<(String, u64, String)> {
-        let place =
-            |it: &crate::chain::MountedStore| (it.path.clone(), it.source.0, it.prefix.clone());
-        self.chain.mounted.iter().map(place).collect()
+        self.chain.mounted_places()
     }
 }
 
@@ -213,6 +213,7 @@ mod tests {
             (json!({"ask": "of a newer version"}), true),
             (json!({"ask": "free", "ids": []}), false),
             (json!({"ask": "check", "ids": []}), false),
+            (json!({"ask": "list", "places": []}), false),
             (json!({"ask": "pin", "places": []}), false),
             (json!({"ask": "unpin", "places": []}), false),
             (json!({"ask": "stop_load", "id": "a"}), false),

@@ -34,6 +34,8 @@ pub(super) enum Question {
         #[serde(default)]
         noted: bool,
     },
+    /// To list what lies at these places.
+    List { places: Vec<Place> },
     /// How a load job of its stands.
     Load { id: String },
     /// To stop one.
@@ -78,6 +80,11 @@ pub(super) enum Told {
     },
     /// Files that it keeps now, and how many bytes of them are there.
     Kept {
+        files: u64,
+        bytes: u64,
+    },
+    /// Files that it lists now, and their bytes.
+    Listed {
         files: u64,
         bytes: u64,
     },

@@ -52,6 +52,8 @@ pub(crate) struct Places {
     pub(crate) loader: Arc<Loader>,
     /// Empty until the node has joined, and for good on a node that joins none.
     pub(crate) cluster: Arc<OnceLock<Cluster>>,
+    /// What is mounted here: where in the tree, the bucket, and the prefix of its keys.
+    pub(crate) mounted: Vec<(String, u64, String)>,
 }
 
 impl Places {

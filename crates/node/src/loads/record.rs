@@ -162,6 +162,9 @@ pub(crate) struct Record {
     /// Who may have lost files when the last pass was over.
     #[serde(default)]
     pub(crate) lost: Option<String>,
+    /// Other nodes that did not list what only was to be listed, and why.
+    #[serde(default)]
+    pub(crate) unlisted: Option<String>,
     pub(crate) pass: Tally,
     pub(crate) passed_by: BTreeMap<String, String>,
     /// Nodes that shared it when it was last begun.
@@ -207,6 +210,7 @@ impl Record {
             brought_to: BTreeMap::new(),
             others: Nodes::new(),
             lost: None,
+            unlisted: None,
             pass: Tally::default(),
             passed_by: BTreeMap::new(),
             nodes,
@@ -276,7 +280,7 @@ impl Record {
     /// Begins a pass over what failed in the last one, or over everything if it did not see everything.
     pub(crate) fn retry(&mut self) {
         let saw_all = self.state == State::Incomplete && !self.pass.has(Kind::Unlisted);
-        if saw_all && self.lost.is_none() {
+        if saw_all && self.lost.is_none() && self.unlisted.is_none() {
             (self.cached_before, self.loaded_before) = (self.cached(), self.loaded());
             self.names = Names::Failed;
             self.again();
@@ -296,7 +300,7 @@ impl Record {
         let failed = self.pass.failed;
         let done = all.less(failed);
         self.reason = None;
-        if failed.files == 0 && self.lost.is_none() {
+        if failed.files == 0 && self.lost.is_none() && self.unlisted.is_none() {
             self.state = State::Done;
             return;
         }
@@ -304,6 +308,8 @@ impl Record {
         let lost = self.lost.as_ref().map(|who| {
             format!("nodes are lost faster than files are looked at ({who}): what they had may be missing")
         });
+        let unlisted = self.unlisted.as_ref().map(|who| format!("not listed on {who}"));
+        let lost = lost.or(unlisted);
         if failed.files == 0 {
             self.reason = lost;
             return;

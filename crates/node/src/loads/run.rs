@@ -19,6 +19,7 @@ use super::failures::Failures;
 use super::names::{Entry, Lookup, Names, QUEUE};
 use super::place::{self, Brought, Manner, Places};
 use super::record::{self, Count, Kind, Nodes, Record, State};
+use crate::admin::list_elsewhere;
 
 /// How often a job's numbers go to its file: so much is counted anew after a crash.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
@@ -193,7 +194,7 @@ pub(crate) async fn save(work: &Arc<Work>, job: &Arc<Job>, sync: bool) {
 /// it was counted may be gone when the last one is.
 async fn passes(work: &Arc<Work>, job: &Arc<Job>) -> io::Result<()> {
     if job.record().metadata_only {
-        return pass(work, job, &BTreeSet::new()).await;
+        return list(work, job).await;
     }
     let mut before = work.places.roll_call().await;
     job.change(|record| {
@@ -222,6 +223,23 @@ async fn passes(work: &Arc<Work>, job: &Arc<Job>) -> io::Result<()> {
         before = after;
     }
     Ok(())
+}
+
+/// Lists everything, here and on all other nodes. What a manifest names is listed here alone.
+async fn list(work: &Arc<Work>, job: &Arc<Job>) -> io::Result<()> {
+    let record = job.record();
+    let elsewhere = async {
+        match work.places.cluster.get().filter(|_| !record.manifest) {
+            Some(cluster) => list_elsewhere(cluster, &record.path, &work.places.mounted).await,
+            None => Vec::new(),
+        }
+    };
+    let nobody = BTreeSet::new();
+    let (listed, unlisted) = tokio::join!(pass(work, job, &nobody), elsewhere);
+    let who: Vec<_> = unlisted.iter().map(|(node, why)| format!("{node} ({why})")).collect();
+    job.change(|record| record.unlisted = (!who.is_empty()).then(|| who.join(", ")));
+    unlisted.into_iter().for_each(|(node, why)| job.passed_by(&node, why));
+    listed
 }
 
 /// Who is there, as a record has it.
