@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::fault::{Fault, Reason};
+use crate::pace::{Said, Signs};
 use crate::parts::within;
 use crate::wire::{FrameKind, Frames, REASON_BYTES_MAX};
 
@@ -59,17 +60,22 @@ impl Answer {
         self.has_waited
     }
 
+    pub(crate) fn now(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
     /// How long it has been going on.
     pub(crate) fn took(&self) -> Duration {
         self.clock.monotonic().saturating_sub(self.started)
     }
 
-    /// The next item, in whatever order they come; `None`: all have come, and the answer ended well.
+    /// The next item, in whatever order they come; `None`: all have come, and the answer ended well. What is said
+    /// meanwhile goes to `signs`.
     ///
     /// # Errors
     ///
     /// The answer as a whole is no good; what has not come does not come.
-    pub(crate) async fn next(&mut self) -> Result<Option<Given>, Fault> {
+    pub(crate) async fn next(&mut self, signs: &Signs) -> Result<Option<Given>, Fault> {
         loop {
             let lengths = &self.lengths;
             let frame = self.frames.next(|kind, index, length| {
@@ -100,7 +106,9 @@ impl Answer {
                 FrameKind::Said => {}
                 FrameKind::Waiting => {
                     self.has_waited = true;
-                    if frame.payload[0] == 1 {
+                    let is_here = frame.payload[0] == 1;
+                    signs.heard(Said { is_here, at: self.clock.monotonic() });
+                    if is_here {
                         // It has the object: only its disk keeps it, and the bucket is as good.
                         self.deadline = self.deadline.min(self.started + self.patience);
                     }

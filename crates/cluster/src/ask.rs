@@ -90,7 +90,7 @@ impl Cluster {
         let joined = self.link().joined();
         let peer = joined.and_then(|joined| joined.peers.of(address));
         let peer = peer.ok_or_else(|| Fault::new(Reason::Down, "it is no member any more"))?;
-        if peer.health.is_down() {
+        if peer.health.is_gone() {
             let trouble = peer.health.condition().trouble;
             let trouble = trouble.unwrap_or_else(|| "it does not answer".into());
             return Err(Fault::new(Reason::Down, trouble));

@@ -11,6 +11,7 @@ use feedline_model::{Object, ObjectId, Priority};
 use crate::fault::Fault;
 use crate::link::{Joined, Link};
 use crate::marks::Mark;
+use crate::pace::Signs;
 use crate::peer::Peer;
 use crate::placement::owner_among;
 use crate::wire::{ITEM_BYTES_MAX, ITEMS_MAX, Item, ReadRequest};
@@ -95,8 +96,9 @@ impl Joined {
         let demand = priority == Priority::Demand;
         let request = ReadRequest { demand, only_cached: false, items };
         let asked = async {
-            let mut answer = peer.ask(&request, lengths).await?;
-            while let Some((at, given)) = answer.next().await? {
+            let signs = Signs::default();
+            let mut answer = peer.ask(&request, lengths, &signs).await?;
+            while let Some((at, given)) = answer.next(&signs).await? {
                 match given {
                     Ok(bytes) => {
                         missing[at] = false;

@@ -14,6 +14,7 @@ use crate::ask::{Desk, Questions};
 use crate::fault::Reason;
 use crate::greeters::{Greeters, since_ms};
 use crate::handover::Handover;
+use crate::hedge::Hedges;
 use crate::link::{Joined, Link, LinkCounters};
 use crate::load::{LoadQueues, Loads};
 use crate::marks::Marks;
@@ -115,6 +116,7 @@ impl Cluster {
             local_copies: config.local_copies,
             counters: LinkCounters::default(),
             handover,
+            hedges: Hedges::new(),
         });
         Ok(Self {
             node,
@@ -227,6 +229,7 @@ fn me(config: &ClusterConfig, clock: &dyn Clock) -> Me {
         instance: config.instance,
         quota_bytes: config.quota_bytes,
         age_ms: None,
+        says_at_once: true,
     };
     let age_ms = u64::try_from(config.age.as_millis()).unwrap_or(u64::MAX);
     let wire = config.wire;
@@ -255,6 +258,7 @@ fn peer_status(peer: &Peer, epoch: &Epoch) -> PeerStatus {
         node: member.map(|member| member.node),
         quota_bytes: member.map_or(0, |member| member.quota_bytes),
         state: match (member, condition.is_down) {
+            (_, true) if condition.is_slow => PeerState::Slow,
             (_, true) => PeerState::Down,
             (Some(_), false) => PeerState::Up,
             (None, false) => PeerState::Unknown,
@@ -276,6 +280,8 @@ fn peer_status(peer: &Peer, epoch: &Epoch) -> PeerStatus {
 pub enum PeerState {
     /// A member that answers.
     Up,
+    /// Answers too slowly: passed by by reads.
+    Slow,
     /// Passed by.
     Down,
     /// Not heard of yet.
@@ -334,7 +340,8 @@ pub struct ClusterStatus {
     pub bytes_from_peers: u64,
     /// Of those, from a node that had them before this one, which owns them.
     pub handed_over: u64,
-    /// Reads of what others own that went to the bucket all the same.
+    /// Reads of what others own that went to the bucket all the same, or may have: with an owner that was slow,
+    /// another node was asked to fetch.
     pub fell_back: u64,
     /// Objects and pages served to peers.
     pub served: u64,

@@ -10,6 +10,9 @@ use crate::wire::{FaultKind, Garbage, ItemFault};
 /// How long a peer is passed by at least after it could not be reached: a restart takes about as long.
 const HOLD_DOWN: Duration = Duration::from_millis(500);
 
+/// The same after it was slow: what makes a node slow, a bad disk or memory that is swapped, takes longer than a pause.
+const HOLD_SLOW: Duration = Duration::from_secs(2);
+
 /// The same after it said something wrong: that does not pass by itself, and others do as well.
 const HOLD_WRONG: Duration = Duration::from_secs(30);
 
@@ -22,6 +25,8 @@ pub enum Reason {
     Unreachable,
     /// Connected, and it said nothing for too long.
     Silent,
+    /// It said something, or might have, but too late: another one was quicker.
+    Slow,
     /// What it said is no answer: wrong checksum, wrong length, garbage.
     Wrong,
     /// It speaks another version of the protocol.
@@ -42,10 +47,11 @@ pub enum Reason {
 
 impl Reason {
     /// All, in the order of the labels in status.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Down,
         Self::Unreachable,
         Self::Silent,
+        Self::Slow,
         Self::Wrong,
         Self::Version,
         Self::Refused,
@@ -63,6 +69,7 @@ impl Reason {
             Self::Down => "down",
             Self::Unreachable => "unreachable",
             Self::Silent => "silent",
+            Self::Slow => "slow",
             Self::Wrong => "wrong",
             Self::Version => "version",
             Self::Refused => "refused",
@@ -83,6 +90,7 @@ impl Reason {
     pub(crate) fn hold(self) -> Option<Duration> {
         match self {
             Self::Unreachable | Self::Silent => Some(HOLD_DOWN),
+            Self::Slow => Some(HOLD_SLOW),
             Self::Wrong | Self::Version | Self::Refused => Some(HOLD_WRONG),
             Self::Down
             | Self::Full

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 
 use crate::fault::{Fault, Reason};
 use crate::membership::{Membership as _, Roster};
+use crate::pace::LATE_MIN;
 use crate::peer::Peer;
 use crate::peers::Peers;
 use crate::placement::NodeId;
@@ -216,6 +217,7 @@ impl Greeter {
         let clock = Arc::clone(&self.peers.world.clock);
         let mut pause = AGAIN_AFTER;
         loop {
+            let began = clock.monotonic();
             let greeted = self.peer.greet().await;
             let now = clock.monotonic();
             let result = match greeted {
@@ -225,7 +227,7 @@ impl Greeter {
                     self.record.tried(&self.pending);
                     return;
                 }
-                Ok(answer) => self.welcome(&answer),
+                Ok(answer) => self.welcome(&answer).and_then(|()| self.is_quick(now - began)),
                 Err(fault) => Err(fault),
             };
             match result {
@@ -238,7 +240,7 @@ impl Greeter {
                 }
                 Err(fault) => {
                     self.record.failed.fetch_add(1, Ordering::AcqRel);
-                    if self.peer.health.is_down() {
+                    if self.peer.health.is_gone() || fault.reason == Reason::Slow {
                         // Nobody answered at first, as while all start; who does now is not let in.
                         let is_news = self.peer.health.still_down(&fault, now);
                         if is_news && fault.reason.is_lasting() {
@@ -252,6 +254,14 @@ impl Greeter {
             self.record.tried(&self.pending);
             self.wait(&mut pause).await;
         }
+    }
+
+    /// A peer that is passed by for being slow must not be slow in greeting as well.
+    fn is_quick(&self, took: Duration) -> Result<(), Fault> {
+        if !self.peer.health.is_slow() || took < LATE_MIN.max(self.peer.pace.bounds().late) {
+            return Ok(());
+        }
+        Err(Fault::new(Reason::Slow, format!("a greeting took {took:?}")))
     }
 
     fn is_me(&self, answer: &HelloAnswer) -> bool {
@@ -272,7 +282,7 @@ impl Greeter {
         // A node keeps its id wherever it runs: one that no longer answers where it was has moved here.
         if let Some(known) = self.roster.current().member(node)
             && known.address != self.peer.address
-            && self.peers.of(&known.address).is_none_or(|old| old.health.is_down())
+            && self.peers.of(&known.address).is_none_or(|old| old.health.is_gone())
         {
             self.roster.gone(&known.address);
         }

@@ -2,7 +2,8 @@
 //!
 //! A peer that could not be reached, was silent or said something wrong is passed by at once; a greeting
 //! in the background, never a read, finds out when it is back. Each time that follows soon after the
-//! last holds twice as long.
+//! last holds twice as long. One that is slow (`pace`) is passed by by reads in the same way; all else is still
+//! asked of it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -52,6 +53,8 @@ struct State {
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     is_down: AtomicBool,
+    /// That is for slowness alone.
+    is_slow: AtomicBool,
     /// How often it was passed by.
     falls: AtomicU64,
     patience_ms: AtomicU64,
@@ -63,6 +66,7 @@ pub(crate) struct Health {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Condition {
     pub(crate) is_down: bool,
+    pub(crate) is_slow: bool,
     pub(crate) mean_ms: f64,
     pub(crate) p99_ms: f64,
     pub(crate) trouble: Option<String>,
@@ -74,7 +78,17 @@ impl Health {
         self.is_down.load(Ordering::Acquire)
     }
 
-    /// How often it was passed by so far.
+    /// True if it is passed by and answers, only slowly.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.is_down() && self.is_slow.load(Ordering::Acquire)
+    }
+
+    /// True if it is passed by and is not to be asked anything.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.is_down() && !self.is_slow.load(Ordering::Acquire)
+    }
+
+    /// How often it was passed by so far, but for slowness.
     pub(crate) fn falls(&self) -> u64 {
         self.falls.load(Ordering::Acquire)
     }
@@ -115,17 +129,25 @@ impl Health {
     /// It did not give what it was asked for. True if it is passed by from now on, and was not before.
     pub(crate) fn failed(&self, fault: &Fault, now: Duration) -> bool {
         let Some(hold) = fault.reason.hold() else { return false };
+        let is_slow = fault.reason == Reason::Slow;
         let mut state = self.state.lock();
-        state.trouble = Some(fault.to_string());
-        state.reason = Some(fault.reason);
-        if self.is_down.swap(true, Ordering::AcqRel) {
+        if is_slow && self.is_down() {
             return false;
         }
+        state.trouble = Some(fault.to_string());
+        state.reason = Some(fault.reason);
+        if self.is_gone() {
+            return false;
+        }
+        self.is_slow.store(is_slow, Ordering::Release);
+        self.is_down.store(true, Ordering::Release);
         let soon = state.closed_at.is_some_and(|closed| now.saturating_sub(closed) < FORGIVEN);
         state.hold = if soon { (state.hold * 2).max(hold).min(HOLD_MAX) } else { hold };
         state.until = now + state.hold;
         drop(state);
-        self.falls.fetch_add(1, Ordering::AcqRel);
+        if !is_slow {
+            self.falls.fetch_add(1, Ordering::AcqRel);
+        }
         self.changed.notify_waiters();
         true
     }
@@ -170,6 +192,7 @@ impl Health {
         let state = self.state.lock();
         Condition {
             is_down: self.is_down(),
+            is_slow: self.is_slow(),
             mean_ms: state.mean_ms,
             p99_ms: state.p99.as_secs_f64() * 1000.0,
             trouble: state.trouble.clone(),
@@ -234,6 +257,21 @@ mod tests {
     }
 
     #[test]
+    fn a_slow_peer_is_passed_by_and_is_not_gone_until_it_dies() {
+        let health = Health::default();
+        let (slow, dead) = (Fault::new(Reason::Slow, ""), Fault::new(Reason::Silent, ""));
+        assert!(health.failed(&slow, s(10)) && health.is_slow() && !health.is_gone());
+        assert_eq!((health.due(), health.falls()), (Some(s(12)), 0));
+        assert!(health.greeted(s(12)) && !health.is_slow() && !health.is_down());
+        assert!(health.failed(&slow, s(20)));
+        assert_eq!(health.due(), Some(s(24)), "soon after: twice as long");
+        assert!(health.failed(&dead, s(21)), "worse than slow");
+        assert!(health.is_gone() && !health.is_slow());
+        assert!(!health.failed(&slow, s(22)) && health.is_gone(), "no better than dead");
+        assert_eq!(health.falls(), 1);
+    }
+
+    #[test]
     fn what_is_no_trouble_of_the_peer_is_not_held_against_it() {
         let health = Health::default();
         for reason in Reason::ALL {
@@ -241,6 +279,7 @@ mod tests {
                 reason,
                 Reason::Unreachable
                     | Reason::Silent
+                    | Reason::Slow
                     | Reason::Wrong
                     | Reason::Version
                     | Reason::Refused

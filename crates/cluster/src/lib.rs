@@ -26,7 +26,7 @@
 //!
 //! # Reading order
 //!
-//! [`placement`], [`membership`], `sources`, `book` and `greeters` (how members are found: `dns`, `etcd`; `memory`: over a restart; `facts`: what etcd holds besides), `link` (one read, followed), `handover`, `batch`, `peer` and
+//! [`placement`], [`membership`], `sources`, `book` and `greeters` (how members are found: `dns`, `etcd`; `memory`: over a restart; `facts`: what etcd holds besides), `link` (one read, followed), `handover`, `hedge` and `pace` (a peer that keeps a read waiting), `batch`, `peer` and
 //! `answer` (asking), `health`, `server`, `seats`, `seldom` and `serve` (answering), `load` (files brought in by their owners), `roll` (whether one of them was lost), `ask` (all other questions), `marks`, [`wire`], `versions`,
 //! `token`, `tls`, `net` and `timer` (the world); `cluster` puts them together.
 
@@ -43,12 +43,14 @@ mod fault;
 mod greeters;
 mod handover;
 mod health;
+mod hedge;
 mod link;
 mod load;
 mod marks;
 pub mod membership;
 mod memory;
 mod net;
+mod pace;
 mod parts;
 mod peer;
 mod peers;

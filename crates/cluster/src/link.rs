@@ -5,13 +5,14 @@
 //! The candidates of an object stand in placement's order. Those that are down are passed over, so that
 //! when a node dies each of its objects has one new owner, the same for everybody, and nobody stampedes
 //! the bucket. If this node is the first that is left, it asks who may have had the object before (`handover`),
-//! then the bucket; else the first is asked, then one more, then the bucket.
+//! then the bucket; else the first is asked, then one more, then the bucket. Who waits for a slow one is given what
+//! others have, or fetch (`hedge`).
 //!
 //! # Invariants
 //!
 //! - A peer's trouble is never a read error, and a peer's word never is one: what it says about the
 //!   bucket (gone, changed, forbidden) makes this node ask the bucket itself, which has the last word.
-//! - At most two peers are asked for one read, each once.
+//! - At most two peers are asked for one read, each once; and while one is slow, two more for what they have.
 //! - Bytes of a peer are used only if length and checksum are right.
 
 use std::ops::Range;
@@ -24,8 +25,10 @@ use feedline_model::{BlockSource, Keeping, Object, ObjectId, Ownership, Priority
 
 use crate::fault::{Fault, Reason};
 use crate::handover::Handover;
+use crate::hedge::{From, Hedges, Way};
 use crate::marks::Marks;
 use crate::membership::{Epoch, Membership};
+use crate::pace::{Said, Signs, way};
 use crate::parts::LocalCopies;
 use crate::peer::Peer;
 use crate::peers::Peers;
@@ -50,7 +53,7 @@ pub(crate) struct LinkCounters {
     pub(crate) bytes_from_peers: AtomicU64,
     /// Of those, from a node that had them before this one, which owns them.
     pub(crate) handed_over: AtomicU64,
-    /// Reads of what another node owns that went to the bucket.
+    /// Reads of what another node owns that went to the bucket, or may have.
     pub(crate) fell_back: AtomicU64,
 }
 
@@ -64,6 +67,22 @@ pub(crate) struct Joined {
     pub(crate) local_copies: LocalCopies,
     pub(crate) counters: LinkCounters,
     pub(crate) handover: Arc<Handover>,
+    pub(crate) hedges: Hedges,
+}
+
+/// What is to be read.
+#[derive(Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) object: &'a Object,
+    pub(crate) id: ObjectId,
+    pub(crate) range: &'a Range<u64>,
+    pub(crate) priority: Priority,
+}
+
+impl Wanted<'_> {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.range.end.saturating_sub(self.range.start)
+    }
 }
 
 /// See the module's head. Passes everything on until the node has joined a cluster.
@@ -98,7 +117,7 @@ impl BlockSource for Link {
         priority: Priority,
     ) -> Result<Bytes, ReadError> {
         if let Some(joined) = self.joined.get()
-            && let Some(bytes) = joined.ask_peers(object, &range, priority).await
+            && let Some(bytes) = joined.ask_peers(&*self.next, object, &range, priority).await
         {
             return Ok(bytes);
         }
@@ -132,6 +151,11 @@ impl Joined {
         node == self.me || self.peer(epoch, node).is_some_and(|peer| !peer.health.is_down())
     }
 
+    /// True if the node can be asked, however slow it is.
+    pub(crate) fn is_there(&self, epoch: &Epoch, node: NodeId) -> bool {
+        node == self.me || self.peer(epoch, node).is_some_and(|peer| !peer.health.is_gone())
+    }
+
     /// True if this node owns the object, or takes over for an owner that is down.
     fn is_ours(&self, id: &ObjectId) -> bool {
         let epoch = self.membership.current();
@@ -142,6 +166,7 @@ impl Joined {
     /// The bytes from another node; `None`: the bucket is next.
     async fn ask_peers(
         &self,
+        next: &dyn BlockSource,
         object: &Object,
         range: &Range<u64>,
         priority: Priority,
@@ -153,11 +178,12 @@ impl Joined {
         }
         let id = object.id();
         let order = candidates(&id, epoch.weights());
+        let wanted = Wanted { object, id, range, priority };
         let mut asked = 0;
         for node in &order {
             if *node == self.me {
                 if asked == 0 {
-                    return self.handed_over(&epoch, &order, object, range, priority).await;
+                    return self.handed_over(&epoch, &order, &wanted).await;
                 }
                 break;
             }
@@ -169,9 +195,13 @@ impl Joined {
             // Somebody waits for us to answer this very object: then nobody else is asked.
             let Some(_mark) = self.marks.ask(id) else { break };
             asked += 1;
-            match read(&peer, object, &id, range, priority, false).await {
-                Ok(bytes) => {
-                    self.count(&bytes);
+            let way =
+                Way { epoch: &epoch, order: &order, node: *node, peer: &peer, wanted: &wanted };
+            match self.read_hedged(next, way).await {
+                Ok((bytes, from)) => {
+                    if from == From::Peer {
+                        self.count(&bytes);
+                    }
                     return Some(bytes);
                 }
                 Err(fault) => {
@@ -204,7 +234,7 @@ impl Joined {
         priority: Priority,
     ) -> Option<Reason> {
         if peer.health.is_down() {
-            return Some(Reason::Down);
+            return Some(if peer.health.is_slow() { Reason::Slow } else { Reason::Down });
         }
         let load = peer.in_flight();
         // Nobody waits for fill: it rather waits than costs the bucket a request.
@@ -232,14 +262,11 @@ impl Joined {
         &self,
         epoch: &Epoch,
         order: &[NodeId],
-        object: &Object,
-        range: &Range<u64>,
-        priority: Priority,
+        wanted: &Wanted<'_>,
     ) -> Option<Bytes> {
         self.handover.is_in(epoch.number());
         let is_up = |node: &NodeId| *node != self.me && self.is_up(epoch, *node);
-        let id = object.id();
-        let before = owner_before(&id, epoch.by_age(), self.me).filter(is_up);
+        let before = owner_before(&wanted.id, epoch.by_age(), self.me).filter(is_up);
         let stand_in = order.iter().copied().find(is_up).filter(|node| before != Some(*node));
         let asked = [(before, &self.handover.before), (stand_in, &self.handover.stand_in)];
         for (node, credit) in asked {
@@ -247,7 +274,7 @@ impl Joined {
             if !credit.is_due() {
                 continue;
             }
-            match read(&peer, object, &id, range, priority, true).await {
+            match read(&peer, wanted, true, &Signs::default()).await {
                 Ok(bytes) => {
                     credit.found();
                     self.count(&bytes);
@@ -267,31 +294,42 @@ impl Joined {
 }
 
 /// One object's bytes from a peer.
-async fn read(
+pub(crate) async fn read(
     peer: &Peer,
-    object: &Object,
-    id: &ObjectId,
-    range: &Range<u64>,
-    priority: Priority,
+    wanted: &Wanted<'_>,
     only_cached: bool,
+    signs: &Signs,
 ) -> Result<Bytes, Fault> {
     let request = ReadRequest {
-        demand: priority == Priority::Demand,
+        demand: wanted.priority == Priority::Demand,
         only_cached,
-        items: vec![Item::new(object, id, range)],
+        items: vec![Item::new(wanted.object, &wanted.id, wanted.range)],
     };
-    let mut answer = peer.ask(&request, vec![range.end - range.start]).await?;
-    let given = match answer.next().await? {
+    let mut answer = peer.ask(&request, vec![wanted.bytes()], signs).await?;
+    let given = match answer.next(signs).await? {
         Some((_, given)) => given?,
         None => return Err(Fault::new(Reason::Wrong, "an answer without the object")),
     };
     let took = answer.took();
     // Nothing may follow: a peer that says more than it was asked is not trusted with the rest.
-    if answer.next().await?.is_some() {
+    if answer.next(signs).await?.is_some() {
         return Err(Fault::new(Reason::Wrong, "more than was asked for"));
     }
     if !answer.has_waited() {
         peer.health.answered(took);
+    }
+    if let Some(sent) = signs.sent_at() {
+        let now = answer.now();
+        let took = match signs.said() {
+            None => {
+                let way = way(wanted.bytes(), peer.in_flight());
+                Some(now.saturating_sub(sent).saturating_sub(way))
+            }
+            Some(Said { is_here: false, at }) => Some(at.saturating_sub(sent)),
+            // Its disk is slow, which is not usual.
+            Some(Said { is_here: true, .. }) => None,
+        };
+        took.into_iter().for_each(|took| peer.pace.answered(took, now));
     }
     peer.counters.objects.fetch_add(1, Ordering::Relaxed);
     peer.counters.bytes.fetch_add(given.len() as u64, Ordering::Relaxed);

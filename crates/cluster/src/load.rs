@@ -106,7 +106,7 @@ impl Cluster {
                 return Some((LoadPlace::Here, true));
             }
             let address = Arc::clone(&epoch.member(*node)?.address);
-            Some((LoadPlace::Peer(*node, address), joined.is_up(&epoch, *node)))
+            Some((LoadPlace::Peer(*node, address), joined.is_there(&epoch, *node)))
         };
         order.iter().filter_map(place).collect()
     }

@@ -7,7 +7,7 @@
 //! - Bytes are given out only after length and checksum were right and the answer ended well.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,6 +29,7 @@ use crate::greeters::now_ms;
 use crate::health::Health;
 use crate::load::LoadAnswer;
 use crate::net::Net;
+use crate::pace::{Pace, Signs};
 use crate::parts::{Entropy, OnRuntime, within};
 use crate::roll::Lives;
 use crate::timer::ClockTimer;
@@ -156,7 +157,9 @@ pub(crate) struct Peer {
     /// The version that the newest connection uses; 0: there was none yet.
     wire: AtomicU32,
     permits: Arc<Semaphore>,
+    says_at_once: AtomicBool,
     pub(crate) health: Health,
+    pub(crate) pace: Pace,
     pub(crate) lives: Lives,
     pub(crate) counters: Counters,
 }
@@ -170,7 +173,9 @@ impl Peer {
             turn: AtomicUsize::new(0),
             wire: AtomicU32::new(0),
             permits: Arc::new(Semaphore::new(REQUESTS_MAX)),
+            says_at_once: AtomicBool::new(false),
             health: Health::default(),
+            pace: Pace::default(),
             lives: Lives::default(),
             counters: Counters::default(),
         }
@@ -196,7 +201,8 @@ impl Peer {
         self.fail(fault);
     }
 
-    fn fail(&self, fault: &Fault) {
+    /// As [`Self::note`], and counts nothing.
+    pub(crate) fn fail(&self, fault: &Fault) {
         if self.health.failed(fault, self.clock().monotonic()) {
             tracing::warn!(peer = %self.address, "passed by until it answers again: {fault}");
         }
@@ -224,11 +230,17 @@ impl Peer {
         within(self.clock(), HELLO_LIMIT, greeting).await.unwrap_or_else(|| Err(silent()))
     }
 
+    /// See [`HelloAnswer::says_at_once`]: true if its silence means something.
+    pub(crate) fn says_at_once(&self) -> bool {
+        self.says_at_once.load(Ordering::Relaxed)
+    }
+
     /// Sends a read; the answer is still to come. `lengths` are those of the items.
     pub(crate) async fn ask(
         &self,
         request: &ReadRequest,
         lengths: Vec<u64>,
+        signs: &Signs,
     ) -> Result<Answer, Fault> {
         let patience = self.health.patience();
         let permit = within(self.clock(), patience, Arc::clone(&self.permits).acquire_owned());
@@ -236,7 +248,7 @@ impl Peer {
             Fault::new(Reason::Full, format!("{REQUESTS_MAX} requests are under way to it"))
         })?;
         let started = self.clock().monotonic();
-        let response = self.post_within(READ_PATH, request, patience).await?;
+        let response = self.post_within(READ_PATH, request, patience, signs).await?;
         if response.status() != StatusCode::OK {
             return Err(self.refusal(response, patience).await);
         }
@@ -250,7 +262,8 @@ impl Peer {
         let patience = self.health.patience();
         let permit = Arc::clone(&self.permits).acquire_owned().await;
         let permit = permit.map_err(|error| Fault::new(Reason::Full, error.to_string()))?;
-        let response = self.post_within(LOAD_PATH, request, patience).await?;
+        let signs = Signs::default();
+        let response = self.post_within(LOAD_PATH, request, patience, &signs).await?;
         match response.status() {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND => {
@@ -267,7 +280,8 @@ impl Peer {
         let patience = self.health.patience();
         let permit = Arc::clone(&self.permits).acquire_owned().await;
         let permit = permit.map_err(|error| Fault::new(Reason::Full, error.to_string()))?;
-        let (response, wire) = self.send_within(ASK_PATH, question, patience).await?;
+        let signs = Signs::default();
+        let (response, wire) = self.send_within(ASK_PATH, question, patience, &signs).await?;
         // A node that is older has its guest answer, which says no version.
         let is_unknown = response.status() == StatusCode::NOT_FOUND
             || !response.headers().contains_key(WIRE_HEADER);
@@ -301,8 +315,9 @@ impl Peer {
         path: &'static str,
         request: &impl Serialize,
         patience: Duration,
+        signs: &Signs,
     ) -> Result<Response<Incoming>, Fault> {
-        let (response, wire) = self.send_within(path, request, patience).await?;
+        let (response, wire) = self.send_within(path, request, patience, signs).await?;
         agreed(Versions::only(wire), response.headers())?;
         Ok(response)
     }
@@ -312,11 +327,12 @@ impl Peer {
         path: &'static str,
         request: &impl Serialize,
         patience: Duration,
+        signs: &Signs,
     ) -> Result<Sent, Fault> {
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
         let body = encode(request)?;
         let silent = || Fault::new(Reason::Silent, format!("no answer within {patience:?}"));
-        let response = within(self.clock(), patience, self.send(path, body)).await;
+        let response = within(self.clock(), patience, self.send(path, body, signs)).await;
         response.unwrap_or_else(|| Err(silent()))
     }
 
@@ -333,9 +349,10 @@ impl Peer {
     }
 
     /// Sends on a connection that is there, or a new one; twice if the first turns out to be broken.
-    async fn send(&self, path: &'static str, body: Bytes) -> Result<Sent, Fault> {
+    async fn send(&self, path: &'static str, body: Bytes, signs: &Signs) -> Result<Sent, Fault> {
         let at = self.turn.fetch_add(1, Ordering::Relaxed) % CONNECTIONS;
         let (mut way, is_new) = self.line(at).await?;
+        signs.sent(self.clock().monotonic());
         match way.send(path, body.clone()).await {
             Ok(response) => Ok((response, way.wire)),
             Err(error) if is_new => Err(Fault::unreachable(&error)),
@@ -358,7 +375,7 @@ impl Peer {
             return Ok((line.way.clone(), false));
         }
         // Those that waited for the lock must not each try again what just failed.
-        if self.health.is_down() {
+        if self.health.is_gone() {
             return Err(Fault::new(Reason::Down, "passed by"));
         }
         let connected = within(self.clock(), HELLO_LIMIT, self.connect()).await;
@@ -400,6 +417,7 @@ impl Peer {
         let (answer, wire) = self.hello(&mut sender).await?;
         self.lives.met(answer.instance);
         self.wire.store(wire, Ordering::Relaxed);
+        self.says_at_once.store(answer.says_at_once, Ordering::Relaxed);
         Ok(Line { way: Way { sender, wire }, answer })
     }
 

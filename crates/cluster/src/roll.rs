@@ -102,7 +102,7 @@ impl Cluster {
         let Some(joined) = self.link().joined() else { return Roll::default() };
         let epoch = joined.membership.current();
         let peers = epoch.members().iter().filter_map(|member| joined.peers.of(&member.address));
-        let up: Vec<_> = peers.filter(|peer| !peer.health.is_down()).collect();
+        let up: Vec<_> = peers.filter(|peer| !peer.health.is_gone()).collect();
         let greeted = stream::iter(up).for_each_concurrent(GREETED_AT_ONCE, |peer| async move {
             if let Err(fault) = peer.greet().await {
                 peer.note(&fault);
@@ -116,7 +116,7 @@ impl Cluster {
             let life = peer.as_ref().map(|peer| *peer.lives.0.lock()).unwrap_or_default();
             let fate = Fate {
                 address: Arc::clone(&member.address),
-                is_down: peer.as_ref().is_none_or(|peer| peer.health.is_down()),
+                is_down: peer.as_ref().is_none_or(|peer| peer.health.is_gone()),
                 instance: life.instance,
                 restarts: life.restarts,
                 falls: peer.as_ref().map_or(0, |peer| peer.health.falls()),

@@ -6,7 +6,7 @@
 //!   has taken them.
 //! - While a peer is answered, a miss here goes to the bucket: see `marks`.
 //! - Only what this node mounts is served, however much more its credentials allow.
-//! - As long as an answer takes, the peer hears that we are alive.
+//! - As long as an answer takes, the peer hears that we are alive; and at once, if what it waits for is the bucket.
 //! - What has rotted on the disk here does not go out: the cache compares what it gives away, and the checksum that
 //!   it compared is the one that is sent.
 
@@ -99,8 +99,12 @@ impl Serve {
         let items: Vec<_> = request.items.into_iter().map(|item| self.mounted_item(item)).collect();
         let only_item = match &items[..] {
             // Of several, one may have to be fetched.
-            [Ok((_, id, _))] => Some(*id),
+            [Ok((_, id, range))] => Some((*id, range.clone())),
             _ => None,
+        };
+        let first = match &only_item {
+            Some((id, range)) if !self.is_here(id, range) => Duration::ZERO,
+            _ => WAITING_EVERY,
         };
         let serve = Arc::clone(&self);
         let items = (0_u32..).zip(items);
@@ -113,7 +117,7 @@ impl Serve {
         });
         let sending = Sending {
             outcomes: Box::pin(outcomes.buffer_unordered(ITEMS_AT_ONCE)),
-            beat: self.clock.sleep(WAITING_EVERY),
+            beat: self.clock.sleep(first),
             only_item,
             pieces: VecDeque::new(),
             room: None,
@@ -124,6 +128,11 @@ impl Serve {
             Some((Ok::<_, BodyError>(Frame::data(piece)), sending))
         });
         Ok(StreamBody::new(frames).boxed_unsync())
+    }
+
+    /// True if only the disk is to be waited for.
+    fn is_here(&self, id: &ObjectId, range: &Range<u64>) -> bool {
+        self.index.contains(id) || self.index.has(id, range)
     }
 
     /// What an item asks for, if it makes sense and is in what this node mounts.
@@ -181,7 +190,7 @@ struct Sending {
     outcomes: Pin<Box<dyn Stream<Item = Outcome> + Send>>,
     beat: Sleep,
     /// What it is about, if that is one object.
-    only_item: Option<ObjectId>,
+    only_item: Option<(ObjectId, Range<u64>)>,
     /// Of the item that came last.
     pieces: VecDeque<Bytes>,
     /// Its part of the budget.
@@ -205,8 +214,9 @@ impl Sending {
             () = &mut self.beat => {
                 self.beat = self.serve.clock.sleep(WAITING_EVERY);
                 // Asked each time: what turns out to have rotted is fetched.
-                let is_on_disk = self.only_item.is_some_and(|id| self.serve.index.contains(&id));
-                let payload: &[u8] = if is_on_disk { &[1] } else { &[0] };
+                let item = self.only_item.as_ref();
+                let is_here = item.is_some_and(|(id, range)| self.serve.is_here(id, range));
+                let payload: &[u8] = if is_here { &[1] } else { &[0] };
                 self.pieces.push_back(Bytes::from_static(payload));
                 Some(wire::head(FrameKind::Waiting, 0, payload))
             }

@@ -106,6 +106,11 @@ pub struct HelloAnswer {
     /// How long its cache has existed, in milliseconds; an older version does not say.
     #[serde(default)]
     pub age_ms: Option<u64>,
+    /// A read of one object that is not here, in whole or as far as it is asked for, is answered with a
+    /// [`FrameKind::Waiting`] at once; so a node that says nothing does not wait for the bucket. An older version
+    /// does not do so.
+    #[serde(default)]
+    pub says_at_once: bool,
 }
 
 /// The other end wants a proof first, and gives its own.
@@ -296,8 +301,8 @@ pub struct ItemFault {
 pub enum FrameKind {
     /// The bytes asked for.
     Bytes,
-    /// Nothing yet, but alive: one byte, 1 if the object is complete here and only the disk is waited
-    /// for, else 0.
+    /// Nothing yet, but alive: one byte, 1 if what is asked for is here and only the disk is waited for, else
+    /// 0.
     Waiting,
     /// An [`ItemFault`] as JSON.
     Fault,

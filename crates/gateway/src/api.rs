@@ -364,7 +364,7 @@ pub struct PeerStatus {
     pub node: Option<String>,
     /// Its quota in bytes.
     pub quota_bytes: u64,
-    /// `up`, `down` (passed by) or `unknown` (has not answered yet).
+    /// `up`, `slow` (passed by by reads), `down` (passed by) or `unknown` (has not answered yet).
     pub state: String,
     /// What the matter was last, if it is not over.
     pub trouble: Option<String>,

@@ -145,6 +145,7 @@ fn cluster(node: &NodeAdmin) -> Option<ClusterStatus> {
         quota_bytes: peer.quota_bytes,
         state: match peer.state {
             PeerState::Up => "up".into(),
+            PeerState::Slow => "slow".into(),
             PeerState::Down => "down".into(),
             PeerState::Unknown => "unknown".into(),
         },

@@ -44,6 +44,8 @@ pub(crate) struct MemoryCache {
     pub(crate) cuts: AtomicBool,
     /// What it hands out has a bit turned since its checksum was compared, as by bad memory.
     pub(crate) flips: AtomicBool,
+    /// What it has it gives after so long, as from a bad disk.
+    pub(crate) slow_ms: AtomicU64,
 }
 
 impl MemoryCache {
@@ -65,6 +67,10 @@ impl BlockSource for MemoryCache {
         let id = object.id();
         let slot = Arc::clone(self.kept.lock().entry(id).or_default());
         let mut slot = slot.lock().await;
+        let slow_ms = self.slow_ms.load(Ordering::Relaxed);
+        if slot.is_some() && 0 < slow_ms {
+            RealClock::new().sleep(Duration::from_millis(slow_ms)).await;
+        }
         if slot.is_none() {
             let whole = self.next.read(object, 0..object.version.size, priority).await?;
             *slot = Some(whole);
@@ -204,6 +210,7 @@ impl Plan {
             complete: Mutex::default(),
             cuts: AtomicBool::new(false),
             flips: AtomicBool::new(false),
+            slow_ms: AtomicU64::new(0),
         });
         let config = ClusterConfig {
             node: NodeId(number),
@@ -357,6 +364,7 @@ fn hello(wire: u32) -> Response<Body> {
         // Against a node's gigabyte: it owns everything.
         quota_bytes: 1 << 62,
         age_ms: None,
+        says_at_once: false,
     };
     let _ = wire;
     Response::new(whole(serde_json::to_vec(&answer).unwrap()))

@@ -14,7 +14,7 @@ use crate::common::{Node, PATIENCE, Plan, SOURCE, addresses, eventually, three};
 use crate::trust::Stranger;
 
 /// Objects with their seeds, of which these nodes are the first candidates, in this order.
-fn owned(
+pub(crate) fn owned(
     by: &[u64],
     seen_by: &Node,
     bucket: &MemorySource,

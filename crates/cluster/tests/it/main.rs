@@ -11,6 +11,7 @@ mod hostile;
 mod loads;
 mod nodes;
 mod questions;
+mod slow;
 mod sources;
 mod tls;
 mod trust;

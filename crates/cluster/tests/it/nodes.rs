@@ -32,7 +32,7 @@ async fn three_nodes_that_read_the_same_files_at_once_fetch_each_once() {
     let gets = bucket.reads_total() as u64;
     assert!((300..=300 + fell_back).contains(&gets), "{gets} GETs for 300 objects");
     let saved = sum(|status| status.from_peers);
-    assert_eq!(saved, 600 - fell_back, "{status:#?}");
+    assert!((600 - fell_back..=600).contains(&saved), "{status:#?}");
     assert!(saved <= sum(|status| status.served));
     assert_eq!(sum(|status| status.bytes_from_peers), saved * 110_000);
     assert_eq!(status[0].fingerprint, status[1].fingerprint);

@@ -95,14 +95,19 @@ fn seen(
     let is_slow = SLOW_MS_MIN.max(SLOW_FACTOR * median) < latency_ms;
     match told {
         Ok(summary) => {
-            let state = if is_slow { "slow" } else { "up" };
-            let trouble = is_slow.then(|| format!("answers take {latency_ms:.0} ms"));
+            let is_passed_by = peer.is_some_and(|peer| peer.state == PeerState::Slow);
+            let state = if is_slow || is_passed_by { "slow" } else { "up" };
+            let trouble = match peer.and_then(|peer| peer.trouble.clone()) {
+                Some(trouble) if is_passed_by => Some(trouble),
+                _ => is_slow.then(|| format!("answers take {latency_ms:.0} ms")),
+            };
             NodeSummary { address, state: state.into(), trouble, latency_ms, ..summary }
         }
         Err(why) => {
             let state = match peer.map(|peer| peer.state) {
                 _ if id.is_empty() => "unknown",
                 Some(PeerState::Up) => "up",
+                Some(PeerState::Slow) => "slow",
                 _ => "down",
             };
             let quota_bytes = peer.map_or(0, |peer| peer.quota_bytes);
@@ -160,6 +165,9 @@ mod tests {
         assert_eq!(state(said(), &up(99.0), 1.0), ("up".into(), 9, None));
         assert_eq!(state(said(), &up(101.0), 1.0).0, "slow");
         assert_eq!(state(said(), &up(101.0), 80.0).0, "up", "all are");
+        let passed_by =
+            PeerStatus { trouble: Some("late".into()), ..peer(Some(1), PeerState::Slow, 2.0) };
+        assert_eq!(state(said(), &passed_by, 1.0), ("slow".into(), 9, Some("late".into())));
         let silent = || Err("silent".to_owned());
         let why = Some("silent".to_owned());
         let down = peer(Some(1), PeerState::Down, 0.0);

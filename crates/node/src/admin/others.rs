@@ -61,9 +61,12 @@ impl Why {
 impl From<Fault> for Why {
     fn from(fault: Fault) -> Self {
         let refused = match fault.reason {
-            Reason::Down | Reason::Unreachable | Reason::Silent | Reason::Full | Reason::Busy => {
-                false
-            }
+            Reason::Down
+            | Reason::Unreachable
+            | Reason::Silent
+            | Reason::Slow
+            | Reason::Full
+            | Reason::Busy => false,
             // An older version has no such object to give.
             Reason::NotCached
             | Reason::Wrong
