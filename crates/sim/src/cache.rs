@@ -11,8 +11,8 @@ use feedline_cluster::Link;
 use feedline_cluster::wire::summed;
 use feedline_model::page::{PAGE_BYTES, page_range, pages_of};
 use feedline_model::{
-    BlockSource, CachedFile, CheckedSource, Keeping, Object, ObjectHolder, ObjectId, ObjectIndex,
-    Ownership as _, Priority, Push, ReadError, Residence, Summed,
+    BlockSource, CachedFile, CheckedSource, Clock as _, Keeping, Object, ObjectHolder, ObjectId,
+    ObjectIndex, Ownership as _, Priority, Push, ReadError, Residence, Summed,
 };
 use futures::FutureExt as _;
 use futures::future::Shared;
@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::bucket::{Bucket, Page};
+use crate::clock::HostClock;
 use crate::promise::Promise;
 use crate::sabotage::{Broken, Sabotage};
 use crate::trace::Trace;
@@ -340,12 +341,15 @@ impl Cache {
     }
 }
 
-/// What a node's peers are served from: its cache, or lies.
+/// What a node's peers are served from: its cache, or lies, or a slow disk.
 #[derive(Debug)]
 pub(crate) struct Served {
     pub(crate) cache: Arc<Cache>,
     /// What it gives is a byte too short, as of a file that was cut.
     pub(crate) lies: Arc<std::sync::atomic::AtomicBool>,
+    /// What is here is given after so long.
+    pub(crate) slow_ms: Arc<std::sync::atomic::AtomicU64>,
+    pub(crate) clock: HostClock,
 }
 
 #[async_trait]
@@ -356,6 +360,10 @@ impl CheckedSource for Served {
         range: Range<u64>,
         priority: Priority,
     ) -> Result<Summed, ReadError> {
+        let slow_ms = self.slow_ms.load(std::sync::atomic::Ordering::Relaxed);
+        if 0 < slow_ms && self.has(&object.id(), &range) {
+            self.clock.sleep(Duration::from_millis(slow_ms)).await;
+        }
         let bytes = self.cache.read(object, range, priority).await?;
         let lies = self.lies.load(std::sync::atomic::Ordering::Relaxed);
         Ok(summed(if lies && !bytes.is_empty() { bytes.slice(1..) } else { bytes }))

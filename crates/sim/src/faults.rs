@@ -112,8 +112,16 @@ fn trouble(plan: &Plan, rng: &mut Rng, faults: &mut Faults, (at, lasts): (Durati
         ),
         6 => faults.push((at, Fault::Reset { a: node, b: other })),
         7 => {
-            let slow = |extra| Fault::Slow { from: node, to: other, extra };
-            both(slow(rng.ms(50..=4_000)), slow(Duration::ZERO));
+            let extra = rng.ms(50..=4_000);
+            let slow_ms = u64::try_from(extra.as_millis()).expect("seconds");
+            // One way to another node, or the node's disk.
+            if slow_ms % 2 == 0 {
+                let slow = |extra| Fault::Slow { from: node, to: other, extra };
+                both(slow(extra), slow(Duration::ZERO));
+            } else {
+                let slow = |slow_ms| Fault::SlowDisk { node, slow_ms };
+                both(slow(slow_ms), slow(0));
+            }
         }
         8 => {
             let loss = |permille| Fault::Loss { from: node, to: other, permille };

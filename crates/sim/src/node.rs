@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use feedline_cluster::{
@@ -90,6 +90,7 @@ pub(crate) struct Node {
     pub(crate) net: Arc<dyn Net>,
     pub(crate) disk: Arc<Mutex<Disk>>,
     pub(crate) lies: Arc<AtomicBool>,
+    pub(crate) slow_ms: Arc<AtomicU64>,
     pub(crate) rng: Rng,
     pub(crate) work: Vec<Work>,
     pub(crate) fill_at_once: usize,
@@ -114,7 +115,12 @@ impl Node {
             Arc::clone(&common.bucket),
             common.runtime.clone(),
         );
-        let served = Arc::new(Served { cache: Arc::clone(&cache), lies: Arc::clone(&self.lies) });
+        let served = Arc::new(Served {
+            cache: Arc::clone(&cache),
+            lies: Arc::clone(&self.lies),
+            slow_ms: Arc::clone(&self.slow_ms),
+            clock: self.clock.clone(),
+        });
         let token = b"one secret of forty bytes for all nodes.";
         let config = ClusterConfig {
             node: NodeId(self.id),

@@ -121,6 +121,10 @@ pub(crate) enum Fault {
         node: usize,
         is_on: bool,
     },
+    SlowDisk {
+        node: usize,
+        slow_ms: u64,
+    },
     Lie {
         node: usize,
         is_on: bool,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic;
 use std::sync::Arc;
 use std::sync::Once;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use feedline_cluster::NodeId;
@@ -157,6 +157,7 @@ impl<'a> World<'a> {
                     broken.clone(),
                 ))),
                 lies: Arc::new(AtomicBool::new(false)),
+                slow_ms: Arc::new(AtomicU64::new(0)),
                 rng: root.fork(100 + number as u64),
                 work: work.collect(),
                 fill_at_once: it.fill_at_once,
@@ -266,6 +267,9 @@ impl<'a> World<'a> {
             Fault::Throttle { is_on } => self.bucket.weather(|it| it.is_throttling = is_on),
             Fault::FailBucket { is_on } => self.bucket.weather(|it| it.is_failing = is_on),
             Fault::Refuse { node, is_on } => self.bucket.refuse(node, is_on),
+            Fault::SlowDisk { node, slow_ms } => {
+                self.nodes[node].slow_ms.store(slow_ms, Ordering::Relaxed);
+            }
             Fault::Lie { node, is_on } => self.nodes[node].lies.store(is_on, Ordering::Relaxed),
             Fault::Load { node } => {
                 if !self.nodes[node].has_job(State::Running) {
@@ -363,6 +367,7 @@ impl<'a> World<'a> {
         for number in 0..self.nodes.len() {
             let node = &self.nodes[number];
             node.lies.store(false, Ordering::Relaxed);
+            node.slow_ms.store(0, Ordering::Relaxed);
             node.clock.pause.go_on(self.clock.now());
             if self.plan.kind == Kind::Chaos {
                 let (place, quota_bytes) = (node.place, node.quota_bytes);

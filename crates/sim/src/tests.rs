@@ -235,3 +235,21 @@ fn a_node_that_starts_while_the_directory_is_silent_asks_those_it_knew() {
     ]);
     assert_eq!(holds(&plan).gets, 200, "the others have their share");
 }
+
+#[test]
+fn a_node_whose_disk_is_slow_is_not_waited_for_and_costs_its_share_once_more_at_most() {
+    let s = Duration::from_secs;
+    let mut plan = ample(&[s(0); 4], 400);
+    plan.span = s(80);
+    // The first reads everything, so that each has what it owns; the others read it when one has a slow disk.
+    let mut later: Vec<_> = reads(0..400).collect();
+    later[0].think = s(25);
+    plan.readers.push(ReaderPlan { node: 0, steps: reads(0..400).collect() });
+    plan.readers.extend([2, 3].map(|node| ReaderPlan { node, steps: later.clone() }));
+    let slow = |slow_ms| Fault::SlowDisk { node: 1, slow_ms };
+    plan.faults.extend([(s(20), slow(2_500)), (s(70), slow(0))]);
+    let report = holds(&plan);
+    // Some hundred are that node's.
+    assert!((400..400 + 140).contains(&report.gets), "{}", report.gets);
+    assert!(report.wait_max < s(3), "{:?}", report.wait_max);
+}
