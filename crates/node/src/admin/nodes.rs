@@ -22,11 +22,11 @@ const SLOW_MS_MIN: f64 = 100.0;
 /// A node in short, from its status.
 pub(super) fn summary(status: Status) -> NodeSummary {
     let cluster = status.cluster.unwrap_or_default();
-    let in_trouble = cluster
-        .peers
-        .iter()
-        .filter(|peer| peer.state == "down")
-        .map(|peer| format!("{}: {}", peer.address, peer.trouble.as_deref().unwrap_or("down")));
+    let troubled =
+        cluster.peers.iter().filter(|peer| matches!(peer.state.as_str(), "down" | "slow"));
+    let in_trouble = troubled.map(|peer| {
+        format!("{}: {}", peer.address, peer.trouble.as_deref().unwrap_or(&peer.state))
+    });
     let sum =
         |of: fn(&feedline_gateway::api::CacheDirStatus) -> u64| status.cache.iter().map(of).sum();
     NodeSummary {
