@@ -125,19 +125,11 @@ impl<'a> World<'a> {
         reads: &Arc<Mutex<Reads>>,
     ) -> Self {
         let root = Rng::new(plan.seed);
-        let content_rng = root.fork(2);
-        let contents = plan.sizes.iter().enumerate();
-        let contents = contents.map(|(at, size)| Content::new(at, *size, &content_rng)).collect();
+        let contents = contents(plan, &root.fork(2));
         let bucket =
             Bucket::new(contents, plan.bucket_ms, root.fork(3), clock.clone(), trace.clone());
         let count = plan.nodes.len();
-        let mut wires = Wires::new(count, plan.jitter, root.fork(4));
-        for from in 0..count {
-            for to in (0..count).filter(|to| *to != from) {
-                wires.set_delay(from, to, (plan.nodes[from].delay + plan.nodes[to].delay) / 2);
-                wires.set_loss(from, to, plan.loss_permille);
-            }
-        }
+        let wires = wires(plan, root.fork(4));
         let pauses: Vec<_> = (0..count).map(|_| Arc::new(Pause::default())).collect();
         let broken = Broken::new(options.sabotage);
         let net = SimNet::new(clock.clone(), trace.clone(), wires, pauses.clone(), broken.clone());
@@ -169,11 +161,7 @@ impl<'a> World<'a> {
             }
         };
         let nodes: Vec<Node> = plan.nodes.iter().enumerate().map(node).collect();
-        let living = Living {
-            disks: nodes.iter().map(|node| Arc::clone(&node.disk)).collect(),
-            lives: vec![false; count],
-            changed_at: Duration::ZERO,
-        };
+        let living = living(&nodes);
         let directory = || Directory::new(root.fork(7), clock.clone(), trace.clone());
         let common = Common {
             addresses: (0..plan.places).map(address).collect(),
@@ -543,6 +531,33 @@ impl<'a> World<'a> {
             Kind::Chaos => {}
         }
     }
+}
+
+fn contents(plan: &Plan, rng: &Rng) -> Vec<Content> {
+    let sizes = plan.sizes.iter().enumerate();
+    sizes.map(|(at, size)| Content::new(at, *size, rng)).collect()
+}
+
+/// No node lives yet.
+fn living(nodes: &[Node]) -> Living {
+    Living {
+        disks: nodes.iter().map(|node| Arc::clone(&node.disk)).collect(),
+        lives: vec![false; nodes.len()],
+        changed_at: Duration::ZERO,
+    }
+}
+
+/// What lies between the nodes of a plan.
+fn wires(plan: &Plan, rng: Rng) -> Wires {
+    let count = plan.nodes.len();
+    let mut wires = Wires::new(count, plan.jitter, rng);
+    for from in 0..count {
+        for to in (0..count).filter(|to| *to != from) {
+            wires.set_delay(from, to, (plan.nodes[from].delay + plan.nodes[to].delay) / 2);
+            wires.set_loss(from, to, plan.loss_permille);
+        }
+    }
+    wires
 }
 
 fn work(number: usize, steps: Vec<Step>) -> Work {
