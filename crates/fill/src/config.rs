@@ -6,6 +6,8 @@ use std::sync::Arc;
 use feedline_model::{BlockSource, Clock, ObjectIndex, Ownership, Tree};
 use tokio::runtime::Handle;
 
+use crate::memory::OrderMemory;
+
 /// Settings, all resolved.
 #[derive(Debug, Clone)]
 pub struct FillConfig {
@@ -73,6 +75,8 @@ pub struct FillParts {
     pub blocks: Arc<dyn BlockSource>,
     /// Whose the objects are, among nodes that share a cache; `None`: all are this node's to keep.
     pub ownership: Option<Arc<dyn Ownership>>,
+    /// Where orders that are learned are kept over a restart; `None`: they are lost with it.
+    pub memory: Option<Arc<dyn OrderMemory>>,
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Where tasks run.

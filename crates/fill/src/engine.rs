@@ -4,6 +4,7 @@
 //! at it; the task holds it for at most [`LOOKS`] candidates at a time.
 
 mod beside;
+mod keep;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -226,6 +227,9 @@ struct Engine {
     thinking: FuturesUnordered<BoxFuture<'static, (u64, Option<Outcome>)>>,
     /// Pushes into the page cache, in blocking threads; see `push`.
     pushes: FuturesUnordered<BoxFuture<'static, (u64, Option<Done>)>>,
+    /// What was learned of sets in an earlier life, and what is kept for a later one; see `keep`.
+    recalls: FuturesUnordered<BoxFuture<'static, (u64, Option<Vec<u32>>)>>,
+    keeps: FuturesUnordered<BoxFuture<'static, ()>>,
     in_flight_bytes: u64,
     /// Pages of large objects that are to follow.
     pages: Vec<Piece>,
@@ -239,6 +243,8 @@ impl Engine {
             in_flight: FuturesUnordered::new(),
             thinking: FuturesUnordered::new(),
             pushes: FuturesUnordered::new(),
+            recalls: FuturesUnordered::new(),
+            keeps: FuturesUnordered::new(),
             in_flight_bytes: 0,
             pages: Vec::new(),
             shared,
@@ -268,7 +274,7 @@ impl Engine {
             };
             tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop) => return,
+                _ = stop.wait_for(|stop| *stop) => break,
                 Some(landed) = self.in_flight.next(), if !self.in_flight.is_empty() => {
                     self.landed(landed);
                     // What else has come back: one turn for all of it.
@@ -285,6 +291,7 @@ impl Engine {
                 () = &mut batch, if waiting_for_batch => {
                     waiting_for_batch = false;
                     self.take_reports();
+                    self.recall();
                     self.look();
                     self.push();
                     self.think();
@@ -297,13 +304,20 @@ impl Engine {
                     self.thought(number, outcome);
                     self.think();
                 }
+                Some((number, order)) = self.recalls.next(), if !self.recalls.is_empty() => {
+                    self.recalled(number, order);
+                    self.think();
+                }
+                Some(()) = self.keeps.next(), if !self.keeps.is_empty() => {}
                 () = held_up => {}
                 () = &mut tick => {
                     tick = clock.sleep(TICK);
                     self.look_after();
+                    self.keep();
                 }
             }
         }
+        self.keep_all().await;
     }
 
     /// Takes what was reported and gives each access to its data set.

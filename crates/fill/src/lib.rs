@@ -24,7 +24,8 @@
 //!
 //! # Deliberately absent
 //!
-//! - No bytes are kept here, and nothing is known of disks, quotas or FUSE.
+//! - No bytes are kept here, and nothing is known of disks, quotas or FUSE. What is to outlive the node goes
+//!   to a [`OrderMemory`], which somebody else has.
 //!
 //! # Reading order
 //!
@@ -38,6 +39,7 @@ mod foresight;
 mod groups;
 mod hint;
 pub mod load;
+mod memory;
 mod push;
 mod rate;
 mod readers;
@@ -56,4 +58,5 @@ mod tests;
 pub use config::{FillConfig, FillParts, Liveness};
 pub use engine::Fill;
 pub use hint::{HintError, HintOutcome, OrderHint};
+pub use memory::{KeptOrder, OrderMemory};
 pub use status::{FillStatus, ScanStatus};

@@ -1,6 +1,9 @@
 //! One data set that is being read: who reads it, what is done, and what comes next.
 
+mod before;
+
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use feedline_model::{Keeping, NextUse, Object, ObjectId, ObjectIndex};
@@ -77,10 +80,14 @@ pub(crate) struct Scan {
     pub(crate) number: u64,
     /// The oracle's work is being done.
     pub(crate) is_thinking: bool,
-    pub(crate) set: DataSet,
+    pub(crate) set: Arc<DataSet>,
     /// Only the files of its folder itself.
     pub(crate) flat: bool,
     oracle: Option<Oracle>,
+    /// It was not looked yet whether an order is kept of it.
+    wants_memory: bool,
+    /// Nobody reads it.
+    is_idle: bool,
     readers: Readers,
     last_access: Duration,
     /// Complete here, under way, or given up.
@@ -134,6 +141,8 @@ impl Scan {
             is_thinking: false,
             flat,
             oracle: config.oracle.then(|| Oracle::new(len, Config::default())),
+            wants_memory: config.oracle,
+            is_idle: false,
             readers: Readers::default(),
             last_access: now,
             handled: Bits::new(len),
@@ -156,27 +165,8 @@ impl Scan {
             rest: if config.enabled { Rest::No } else { Rest::Off },
             pusher: Pusher::new(push_bytes_max),
             by_id: None,
-            set,
+            set: Arc::new(set),
         }
-    }
-
-    /// Takes over what is known of a set that this one replaces, such as one of its folders: who reads
-    /// it, and what was read. Cost: a binary search for each file that was read.
-    pub(crate) fn take_over(&mut self, other: &Self) {
-        for position in other.read.iter() {
-            let here = other.set.object(position).and_then(|object| {
-                let parent = other.set.folder(position)?;
-                self.set.position(parent, &object)
-            });
-            if let Some(here) = here {
-                self.read.add(here);
-            }
-        }
-        self.readers.take_over(&other.readers);
-        self.last_access = self.last_access.max(other.last_access);
-        self.reads += other.reads;
-        self.read_bytes += other.read_bytes;
-        self.swaps = (self.swaps + other.swaps).min(SWAPS_MAX);
     }
 
     /// A process uses the file at `position`, which this node or another keeps.
@@ -391,6 +381,7 @@ impl Scan {
         });
         let quiet = now.saturating_sub(self.last_access);
         let idle = (self.readers.len() == 0 && quiet > readers::IDLE) || quiet > PAUSE;
+        self.is_idle = idle;
         if idle && self.rest == Rest::No {
             self.rest = Rest::Idle;
         }

@@ -201,13 +201,17 @@ impl DataSet {
         Some(listing.child_path(listing.entry(entry).name))
     }
 
-    /// The position of every object by the hash of its id. Cost: 12 bytes and one hash a file.
-    pub(crate) fn by_id(&self) -> Vec<(u64, u32)> {
-        let id_of = |position| {
+    /// The hash of every object's id, and its position, by position.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = (u64, u32)> + '_ {
+        (0..self.len).filter_map(|position| {
             let (listing, entry) = self.entry(position)?;
             Some((listing.object_id(entry)?.hash64(), position))
-        };
-        let mut table: Vec<_> = (0..self.len).filter_map(id_of).collect();
+        })
+    }
+
+    /// The position of every object by the hash of its id. Cost: 12 bytes and one hash a file.
+    pub(crate) fn by_id(&self) -> Vec<(u64, u32)> {
+        let mut table: Vec<_> = self.ids().collect();
         table.sort_unstable();
         table
     }

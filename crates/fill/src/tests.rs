@@ -19,9 +19,10 @@ use tokio::runtime::Handle;
 
 use crate::push::FILES_AHEAD;
 use crate::testing::{FixedTree, SOURCE, Shelf};
-use crate::{Fill, FillConfig, FillParts, FillStatus, Liveness, OrderHint};
+use crate::{Fill, FillConfig, FillParts, FillStatus, Liveness, OrderHint, OrderMemory};
 
 mod hints;
+mod memory;
 
 /// A data set behind a fill.
 struct Bed {
@@ -59,6 +60,17 @@ fn bed_among(
     config: FillConfig,
     others: Option<Keeping>,
 ) -> Bed {
+    bed_with(folders, files, size, config, others, None)
+}
+
+fn bed_with(
+    folders: usize,
+    files: usize,
+    size: u64,
+    config: FillConfig,
+    others: Option<Keeping>,
+    memory: Option<Arc<dyn OrderMemory>>,
+) -> Bed {
     let source = MemorySource::new(SOURCE);
     let mut objects = Vec::new();
     for folder in 0..folders {
@@ -79,6 +91,7 @@ fn bed_among(
             let own = objects.iter().step_by(4).map(Object::id).collect();
             Arc::new(Fourth(own, others)) as _
         }),
+        memory,
         clock: Arc::new(RealClock::new()) as Arc<dyn Clock>,
         runtime: Handle::current(),
         liveness: Liveness::new(move |_| is_alive.load(Ordering::SeqCst)),

@@ -27,6 +27,7 @@ use tokio::runtime::Handle;
 use crate::config::{
     self, CacheSize, Listing, MountConfig, OpenMode, PathStyle, ResolvedConfig, Transport,
 };
+use crate::orders::Orders;
 use crate::role::StartError;
 use crate::router::Router;
 
@@ -92,6 +93,7 @@ pub(crate) fn build(
     let link = Link::new(router);
     let next = Arc::clone(&link) as Arc<dyn BlockSource>;
     let cache = Cache::open(cache_config(config)?, next, Arc::clone(clock), tasks.clone())?;
+    let state_dir = state_dir(config)?;
     let namespace = NamespaceConfig {
         mounts: mounted
             .iter()
@@ -106,12 +108,12 @@ pub(crate) fn build(
             Listing::Lazy => feedline_namespace::Listing::Lazy,
             Listing::Eager => feedline_namespace::Listing::Eager,
         },
-        state_file: Some(state_dir(config)?.join("listings")),
+        state_file: Some(state_dir.join("listings")),
         lists_max: LISTS_MAX.min(config.requests_max),
         directories_max: DIRECTORIES_MAX,
     };
     let namespace = Namespace::open(namespace, Arc::clone(clock), tasks.clone())?;
-    let fill = start_fill(config, &cache, &namespace, &link, clock, tasks);
+    let fill = start_fill(config, &state_dir, &cache, &namespace, &link, clock, tasks);
     let loader = Loader::new(LoadParts {
         index: Arc::clone(&cache) as _,
         blocks: Arc::clone(&cache) as _,
@@ -158,6 +160,7 @@ fn is_passthrough(config: &ResolvedConfig) -> bool {
 
 fn start_fill(
     config: &ResolvedConfig,
+    state_dir: &Path,
     cache: &Arc<Cache>,
     namespace: &Namespace,
     link: &Arc<Link>,
@@ -180,6 +183,7 @@ fn start_fill(
         index: Arc::clone(cache) as _,
         blocks: Arc::clone(cache) as _,
         ownership: Some(Arc::clone(link) as _),
+        memory: config.oracle.then(|| Arc::new(Orders::of(state_dir)) as _),
         clock: Arc::clone(clock),
         runtime: tasks.clone(),
         liveness: Liveness::new(|thread| Path::new(&format!("/proc/{thread}")).exists()),
@@ -333,10 +337,10 @@ fn percent_of_disk(dir: &Path, percent: u8) -> std::io::Result<u64> {
     Ok(disk.f_blocks.saturating_mul(disk.f_frsize) / 100 * u64::from(percent))
 }
 
-/// Where listings and pins are kept: beside the objects in the first cache directory, whose lock
+/// Where listings, pins and learned orders are kept: beside the objects in the first cache directory, whose lock
 /// makes this daemon their only user. The cache leaves names alone that are not its own. The quota
 /// does not count them: an ImageNet name takes 28 bytes, and at most twice that before a rewrite,
-/// which is a part of 2,000 of what its file takes.
+/// which is a part of 2,000 of what its file takes. An order takes 4 bytes more (see `orders`).
 pub(crate) fn state_dir(config: &ResolvedConfig) -> Result<PathBuf, StartError> {
     let first = config.cache.first().expect("a resolved config has a cache directory");
     let dir = first.dir.join("namespace");

@@ -22,6 +22,7 @@ mod files;
 mod loads;
 pub mod logging;
 mod members;
+mod orders;
 pub mod paths;
 mod pins;
 mod reach;

@@ -6,7 +6,8 @@ pub struct Config {
     /// Bytes that orders and their inverses may take. An order of n files takes 8 n bytes, the
     /// sequential one nothing. The orders in use and those of their next epochs are kept whatever
     /// they take. Besides, an epoch in an unknown order is recorded in 4 n bytes (not if 12 n are more
-    /// than this), and a piece of work takes up to 14 n bytes while it runs.
+    /// than this), its order held in 4 n more until the owner takes it, and a piece of work takes up to
+    /// 14 n bytes while it runs.
     pub memory_bytes_max: u64,
     /// The largest `seed + epoch` of torch's `DistributedSampler` that is tried.
     pub torch_key_max: u64,

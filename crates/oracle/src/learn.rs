@@ -7,6 +7,8 @@ const AGAIN_MIN: u32 = 32;
 const AGAIN_PART: u32 = 200;
 /// Files that an epoch may leave out, as one for so many: a loader drops its last batch.
 const MISSING_PART: u32 = 10;
+/// Of fewer files an epoch does not end with its last file: an order of so few is hardly told from chance.
+const FILES_MIN: u32 = 16;
 
 /// Watches one data set. Takes 4 bytes and 2 bits a file while it records.
 #[derive(Debug)]
@@ -15,6 +17,8 @@ pub(crate) struct Recorder {
     now: Epoch,
     /// Opens that seem to belong to the next epoch.
     next: Epoch,
+    /// How much of the present epoch [`Recorder::unfinished`] has given.
+    given: u32,
 }
 
 #[derive(Debug, Default)]
@@ -47,14 +51,15 @@ impl Epoch {
 
 impl Recorder {
     pub(crate) fn new(n: u32) -> Self {
-        Self { n, now: Epoch::default(), next: Epoch::default() }
+        Self { n, now: Epoch::default(), next: Epoch::default(), given: 0 }
     }
 
-    /// Takes in an open. Returns the order of a whole epoch when the next one has begun, unless a
-    /// known order foretold most of it.
+    /// Takes in an open. Returns the order of a whole epoch, unless a known order foretold most of it: when
+    /// its last file is opened, or, if some are left out, when the next one has begun.
     pub(crate) fn observe(&mut self, position: u32, foretold: bool) -> Option<Vec<u32>> {
         if self.now.add(position, foretold, self.n) {
-            return None;
+            let all = FILES_MIN <= self.n && self.now.len() == self.n;
+            return if all { self.turn() } else { None };
         }
         if !self.next.add(position, foretold, self.n) {
             return None;
@@ -63,8 +68,39 @@ impl Recorder {
         if self.next.len() < again.max(1) {
             return None;
         }
+        self.turn()
+    }
+
+    /// The next epoch begins.
+    fn turn(&mut self) -> Option<Vec<u32>> {
         let done = std::mem::replace(&mut self.now, std::mem::take(&mut self.next));
-        let whole = self.n - self.n / MISSING_PART <= done.len();
-        (whole && done.foretold < done.len() / 2).then_some(done.order)
+        self.given = 0;
+        self.is_worth_it(&done).then_some(done.order)
+    }
+
+    fn is_worth_it(&self, epoch: &Epoch) -> bool {
+        let whole = self.n - self.n / MISSING_PART <= epoch.len();
+        whole && epoch.foretold < epoch.len() / 2
+    }
+
+    /// The order of the present epoch, if it is as good as whole and has grown since it was last given.
+    pub(crate) fn unfinished(&mut self) -> Option<Vec<u32>> {
+        let grown = self.given < self.now.len() && self.is_worth_it(&self.now);
+        grown.then(|| {
+            self.given = self.now.len();
+            self.now.order.clone()
+        })
+    }
+
+    /// The opens of the present epoch so far, in order.
+    pub(crate) fn recorded(&self) -> &[u32] {
+        &self.now.order
+    }
+
+    /// Goes on from an epoch of which these were opened before.
+    pub(crate) fn resume(&mut self, opened: impl Iterator<Item = u32>) {
+        for position in opened.filter(|position| *position < self.n) {
+            self.now.add(position, false, self.n);
+        }
     }
 }

@@ -49,6 +49,8 @@ pub struct Oracle {
     pub(crate) search: Search,
     /// `None`: the data set is too large for what the oracle may take.
     pub(crate) recorder: Option<Recorder>,
+    /// The order learned last, until the owner takes it.
+    pub(crate) learned: Option<Vec<u32>>,
     pub(crate) hint_seeds: Vec<u64>,
     /// Orders given or learned, to be made searchable.
     pub(crate) given: Vec<Task>,
@@ -76,6 +78,7 @@ impl Oracle {
             places: Vec::new(),
             search: Search::new(n, config.torch_key_max, config.dali_epoch_max),
             recorder: (12 * u64::from(n) <= config.memory_bytes_max).then(|| Recorder::new(n)),
+            learned: None,
             hint_seeds: Vec::new(),
             given: Vec::new(),
             dali_made: false,

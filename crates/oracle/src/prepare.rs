@@ -2,6 +2,7 @@
 
 use crate::config::{Config, Hint};
 use crate::fit::{BITS_FOLLOWED, BITS_PROVEN};
+use crate::learn::Recorder;
 use crate::oracle::Oracle;
 use crate::sampler::{After, Sampler};
 use crate::search::Samples;
@@ -141,6 +142,7 @@ impl Oracle {
 
     /// An epoch has been read in an order that nothing foretold.
     pub(crate) fn learn(&mut self, order: Vec<u32>) {
+        self.learned = Some(order.clone());
         self.replace(Sampler::Learned, Some(order));
         // What is remembered of the streams is mostly of that very epoch, which its order fits however the
         // next one is read: only what comes now is evidence.
@@ -197,23 +199,48 @@ impl Oracle {
         }
     }
 
-    /// The order in which the last whole epoch of an unknown sampler was read, to be kept over a
-    /// restart.
-    #[must_use]
-    pub fn export_learned(&self) -> Option<Vec<u32>> {
-        let order = self.shelf.find(Sampler::Learned)?;
-        order.positions().map(<[u32]>::to_vec)
+    /// The order of an epoch that nothing foretold, to be kept over a restart: once for each, when it has been read
+    /// to its end. `ended`: nobody reads on for now, so that an epoch which lacks a last part counts too, and
+    /// again when it has grown. Cost: such a one is copied.
+    pub fn take_learned(&mut self, ended: bool) -> Option<Vec<u32>> {
+        let whole = self.learned.take();
+        let recorder = self.recorder.as_mut().filter(|_| ended);
+        recorder.and_then(Recorder::unfinished).or(whole)
     }
 
-    /// What [`Oracle::export_learned`] gave in an earlier life. Ignored unless every position is of
-    /// this data set and stands once.
+    /// What [`Oracle::take_learned`] gave in an earlier life. Ignored if an order has been learned since, or
+    /// unless every position is of this data set and stands once.
     pub fn import_learned(&mut self, order: Vec<u32>) {
+        if self.has_learned() {
+            return;
+        }
         let mut seen = vec![false; self.n as usize];
         let fits = order.iter().all(|&position| {
             seen.get_mut(position as usize).is_some_and(|seen| !std::mem::replace(seen, true))
         });
         if fits && !order.is_empty() {
             self.replace(Sampler::Learned, Some(order));
+        }
+    }
+
+    fn has_learned(&self) -> bool {
+        let is_it = |task: &Task| matches!(task, Task::Given { sampler: Sampler::Learned, .. });
+        self.learned.is_some()
+            || self.shelf.find(Sampler::Learned).is_some()
+            || self.given.iter().any(is_it)
+    }
+
+    /// The files opened so far in the present epoch, in order, as far as they are recorded.
+    #[must_use]
+    pub fn recorded(&self) -> &[u32] {
+        self.recorder.as_ref().map_or(&[], Recorder::recorded)
+    }
+
+    /// Before the first open: these files were opened in the present epoch already, in this order. They
+    /// are no evidence for an order; they belong to the one that the epoch may be learned in.
+    pub fn resume_epoch(&mut self, opened: impl Iterator<Item = u32>) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.resume(opened);
         }
     }
 

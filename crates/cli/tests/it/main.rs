@@ -18,6 +18,7 @@ mod errors;
 mod full_node;
 mod hard;
 mod hints;
+mod learned;
 mod lifecycle;
 mod load;
 mod loaders;

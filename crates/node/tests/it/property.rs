@@ -319,6 +319,7 @@ impl Bed {
             index: Arc::clone(&cache) as _,
             blocks: Arc::clone(&cache) as _,
             ownership: None,
+            memory: None,
             clock,
             runtime: handle,
             liveness: Liveness::new(|_| true),

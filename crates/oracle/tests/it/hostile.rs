@@ -159,7 +159,7 @@ fn any_sequence_of_calls_is_survived() {
                     oracle.hint(feedline_oracle::Hint::TorchSeeds(seeds));
                 }
                 9 if random.below(20) == 0 => {
-                    if let Some(order) = oracle.export_learned() {
+                    if let Some(order) = oracle.take_learned(random.below(2) == 0) {
                         oracle.import_learned(order);
                     }
                 }

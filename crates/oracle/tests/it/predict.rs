@@ -268,18 +268,48 @@ fn an_unknown_order_that_repeats_is_learnt() {
     let mut owner = Owner::new(3_000);
     owner.open_all(&in_turns(1, std::slice::from_ref(&order)));
     assert_eq!(owner.oracle.verdict().sampler, "unknown");
-    owner.open_all(&in_turns(1, &[order[..80].to_vec()]));
-    assert_eq!(owner.oracle.verdict().sampler, "learned from an earlier epoch");
-    let share = owner.foretold(&in_turns(1, &[order[80..].to_vec()]), 16);
-    assert!(0.999 < share, "{share}");
-    let learned = owner.oracle.export_learned().expect("an order");
+    let learned = owner.oracle.take_learned(false).expect("the epoch is whole");
     assert_eq!(learned, order);
+    assert_eq!(owner.oracle.take_learned(true), None, "once");
+    owner.open_all(&in_turns(1, &[order[..8].to_vec()]));
+    assert_eq!(owner.oracle.verdict().sampler, "learned from an earlier epoch");
+    let share = owner.foretold(&in_turns(1, &[order[8..].to_vec()]), 16);
+    assert!(0.999 < share, "{share}");
+    assert_eq!(owner.oracle.take_learned(true), None, "it was foretold");
 
     let mut after_restart = Owner::new(3_000);
     after_restart.oracle.import_learned(learned);
     after_restart.open_all(&in_turns(9, &[order[..8].to_vec()]));
     assert_eq!(after_restart.oracle.verdict().sampler, "learned from an earlier epoch");
     assert_eq!(after_restart.oracle.upcoming(4), order[8..12]);
+}
+
+#[test]
+fn an_epoch_that_lacks_its_last_batch_is_given_when_nobody_reads_on() {
+    let order = shuffled(3_000, 4);
+    let mut owner = Owner::new(3_000);
+    owner.open_all(&in_turns(1, &[order[..2_600].to_vec()]));
+    assert_eq!(owner.oracle.take_learned(true), None, "too little of it");
+    owner.open_all(&in_turns(1, &[order[2_600..2_900].to_vec()]));
+    assert_eq!(owner.oracle.take_learned(false), None);
+    assert_eq!(owner.oracle.take_learned(true).as_deref(), Some(&order[..2_900]));
+    assert_eq!(owner.oracle.take_learned(true), None, "it has not grown");
+    owner.open_all(&in_turns(1, &[order[2_900..].to_vec()]));
+    assert_eq!(owner.oracle.take_learned(false), Some(order), "recording went on");
+}
+
+#[test]
+fn an_epoch_is_learnt_over_a_change_of_the_oracle_and_an_imported_order_yields_to_it() {
+    let order = shuffled(3_000, 5);
+    let mut first = Owner::new(3_000);
+    first.open_all(&in_turns(1, &[order[..1_000].to_vec()]));
+    let mut second = Owner::new(3_000);
+    second.oracle.resume_epoch(first.oracle.recorded().iter().copied());
+    second.open_all(&in_turns(1, &[order[1_000..].to_vec()]));
+    second.oracle.import_learned(shuffled(3_000, 6));
+    second.open_all(&in_turns(1, &[order[..8].to_vec()]));
+    assert_eq!(second.oracle.upcoming(4), order[8..12]);
+    assert_eq!(second.oracle.take_learned(false), Some(order));
 }
 
 #[test]
