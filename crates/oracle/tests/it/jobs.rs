@@ -123,13 +123,14 @@ impl Owner {
         self.work_some(usize::MAX);
     }
 
-    /// Does at most so many pieces of work.
-    pub(crate) fn work_some(&mut self, pieces: usize) {
-        for _ in 0..pieces {
-            let Some(work) = self.oracle.next_work() else { return };
+    /// Does at most so many pieces of work, and says how many there were to do.
+    pub(crate) fn work_some(&mut self, pieces: usize) -> usize {
+        for done in 0..pieces {
+            let Some(work) = self.oracle.next_work() else { return done };
             let outcome = work.run();
             self.oracle.accept(outcome);
         }
+        pieces
     }
 
     pub(crate) fn open_all(&mut self, opens: &[(u32, u32)]) {

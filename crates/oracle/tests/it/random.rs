@@ -23,27 +23,50 @@ fn dealt(n: u32, streams: usize, seed: u64, most: usize) -> Vec<Vec<u32>> {
     (0..streams).map(|at| order.iter().skip(at).step_by(streams).copied().collect()).collect()
 }
 
-#[test]
-fn a_thousand_random_orders_of_20_000_files_never_lock() {
-    for seed in 0..1_000 {
-        // The quick candidates are tried for all after 320 opens, for some after 40; some orders are read to their
-        // end while every candidate is tried whenever it is due.
-        let whole = seed % 200 == 0;
-        let streams = dealt(20_000, 8, seed, if whole { 20_000 } else { 640 });
+/// Orders of 20,000 files, dealt to 8 streams and read to their end.
+///
+/// Why so far and no further: chance has a try at every open, since a run may begin there. Over 1,000 orders each of
+/// the 20,000 opens is compared with the orders at hand (the listing, its reverse, DALI's), which are 60 million
+/// tries; the 215 candidates that every job is tried against see the latest 64 opens of each stream, once when as
+/// many have been made and once at the end, 220 million tries; and with one order in 20 all 601 candidates
+/// are tried whenever they are due, in pieces that see each open once. With a threshold of 13 bits instead of 48
+/// there are false locks in both ways, with 16 bits one, with 18 none (tried); twice the tries find one bit more, and what is
+/// left to the 48 is `fit`'s argument. So it is mistakes in keeping the evidence that this would show, such as a run
+/// that is not begun anew, and these do not wait for a second epoch.
+fn assert_random_orders_never_lock(seeds: std::ops::Range<u64>) {
+    for seed in seeds {
+        let streams = dealt(20_000, 8, seed, 20_000);
         let opens =
             if seed % 2 == 0 { in_turns(1, &streams) } else { at_random(1, &streams, seed) };
+        assert_eq!(opens.len(), 20_000);
         let mut owner = Owner::new(20_000);
-        for (at, &(id, position)) in opens.iter().enumerate() {
+        for (at, &(id, position)) in (1..).zip(&opens) {
             owner.oracle.observe(id, position);
-            if whole {
-                owner.work();
-            } else if at == 320 || (at == 40 && seed % 10 == 0) {
-                owner.work_some(QUICK_PIECES);
+            if seed % 20 == 0 {
+                if at % 64 == 0 {
+                    owner.work();
+                }
+            } else if at == 512 || at + 1 == opens.len() {
+                // With its last file the epoch is learned, and then only what comes next counts.
+                assert_eq!(owner.work_some(QUICK_PIECES), QUICK_PIECES, "order {seed}");
             }
-            let verdict = owner.oracle.verdict();
-            assert_eq!(verdict.locked, 0, "order {seed}, open {at}: {}", verdict.sampler);
+            let (followed, _) = owner.oracle.followed();
+            let said = || owner.oracle.verdict().sampler;
+            assert_eq!(followed, 0, "order {seed}, open {at}: {}", said());
         }
     }
+}
+
+// Two tests, for two cores.
+
+#[test]
+fn five_hundred_random_orders_of_20_000_files_never_lock() {
+    assert_random_orders_never_lock(0..500);
+}
+
+#[test]
+fn another_five_hundred_random_orders_of_20_000_files_never_lock() {
+    assert_random_orders_never_lock(500..1_000);
 }
 
 #[test]
