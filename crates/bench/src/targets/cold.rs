@@ -174,9 +174,14 @@ impl Lab {
         Ok(contestant)
     }
 
+    /// How many files readers take on demand.
+    pub(super) fn demand_files(&self) -> usize {
+        DEMAND_FILES.min(self.files as usize / 4)
+    }
+
     fn capped(&self, bucket: &Bucket, into: &mut Collector<'_>) -> Result<()> {
         let bare = Bare::new(self, bucket)?;
-        let part = DEMAND_FILES.min(self.files as usize / 4);
+        let part = self.demand_files();
         for round in 0..self.rounds {
             self.cold_round(into, round)?;
             let http = || bare.get(round, None);

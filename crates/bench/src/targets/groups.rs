@@ -93,7 +93,7 @@ impl Lab {
             Group::S3fs => self.s3fs(into),
             Group::Walk => self.walk(into),
             Group::Cold(cold) => self.cold(cold, into),
-            Group::Order => self.order(into),
+            Group::Order(link) => self.order(link, into),
             Group::Larger => self.larger(into),
             Group::Restart => self.restart(into),
             Group::Transport(ram) => self.transport(ram, into),

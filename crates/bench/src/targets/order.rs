@@ -1,10 +1,10 @@
 //! What prediction costs where it cannot help: in an order that nobody can know, and in another one
-//! than was told.
+//! than was told. And whether all that we do ahead is ever worse than nothing.
 //!
 //! # Invariants
 //!
-//! - All read the same files in the same random order from the same capped bucket, and fill is on for
-//!   all: nothing but the oracle differs.
+//! - All read the same files in the same random order from the same bucket, and fill is on: nothing but the
+//!   oracle differs. One contestant has neither, and reads the first of those files.
 //! - A wrong order is told right before the first read: what fill could fetch before is no part of it.
 
 use std::collections::BTreeMap;
@@ -16,6 +16,7 @@ use anyhow::{Context, Result, ensure};
 use super::cold::{CAP, feedline};
 use super::groups::{Collector, Lab};
 use super::lab::{self, Bucket, Mount};
+use super::rows::Link;
 use super::sample::Contestant;
 use crate::files::list_tree;
 use crate::read::{Order, Pass, Plan, ReadArgs};
@@ -25,38 +26,63 @@ const OFF: (&str, &[&str]) = ("oracle off", &["--oracle=off"]);
 const UNKNOWN: (&str, &[&str]) = ("unknown order", &[]);
 const WRONG: (&str, &[&str]) = ("wrong order", &[]);
 
-/// Rows, and who is compared with `OFF` in each.
-const ROWS: [(&str, &str); 2] = [("cold-unknown-order", UNKNOWN.0), ("cold-wrong-order", WRONG.0)];
+const DEMAND: (&str, &[&str]) = ("demand only", &["--fill=off", "--oracle=off"]);
+
+/// Rows, and who is compared in each.
+const CAPPED: &[(&str, &str, &str)] =
+    &[("cold-unknown-order", UNKNOWN.0, OFF.0), ("cold-wrong-order", WRONG.0, OFF.0)];
+const UNCAPPED: &[(&str, &str, &str)] = &[
+    ("uncapped-unknown-order", UNKNOWN.0, OFF.0),
+    ("uncapped-wrong-order", WRONG.0, OFF.0),
+    ("uncapped-demand", UNKNOWN.0, DEMAND.0),
+];
 
 /// Another seed than that of the order that is read.
 const WRONG_SEED: u64 = 2;
 
 impl Lab {
-    /// Measures both rows, all rounds.
-    pub(super) fn order(&self, into: &mut Collector<'_>) -> Result<()> {
-        let flags = ["--latency", self.latency.as_str(), "--bandwidth", CAP];
-        let bucket = Bucket::start(&self.root, &flags)?;
-        let mut contestants = [OFF, UNKNOWN, WRONG];
+    /// Measures the rows of a link, all rounds.
+    pub(super) fn order(&self, link: Link, into: &mut Collector<'_>) -> Result<()> {
+        match link {
+            Link::Capped => {
+                let flags = ["--latency", self.latency.as_str(), "--bandwidth", CAP];
+                let bucket = Bucket::start(&self.root, &flags)?;
+                self.orders(&bucket, vec![OFF, UNKNOWN, WRONG], CAPPED, into)
+            }
+            Link::Uncapped => {
+                self.orders(&self.bucket, vec![OFF, UNKNOWN, WRONG, DEMAND], UNCAPPED, into)
+            }
+        }
+    }
+
+    fn orders(
+        &self,
+        bucket: &Bucket,
+        mut contestants: Vec<(&'static str, &'static [&'static str])>,
+        rows: &[(&str, &str, &str)],
+        into: &mut Collector<'_>,
+    ) -> Result<()> {
         for round in 0..self.rounds {
             self.cold_round(into, round)?;
             let mut done: BTreeMap<&str, Contestant> = BTreeMap::new();
-            for (name, flags) in contestants {
+            for &(name, flags) in &contestants {
                 let told = name == WRONG.0;
-                let read = |mount: &Mount| read(mount, told, round);
-                done.insert(name, self.cold_pass(&bucket, &feedline(name, flags), "small", read)?);
+                let files = if name == DEMAND.0 { self.demand_files() } else { 0 };
+                let read = |mount: &Mount| read(mount, files, told, round);
+                done.insert(name, self.cold_pass(bucket, &feedline(name, flags), "small", read)?);
             }
             contestants.rotate_left(1);
-            for (row, name) in ROWS {
-                into.compare(row, &done[name], &done[OFF.0]);
+            for (row, ours, theirs) in rows {
+                into.compare(row, &done[ours], &done[theirs]);
             }
         }
         Ok(())
     }
 }
 
-/// Everything in random order with 8 readers, after the daemon was told another order.
-fn read(mount: &Mount, told: bool, round: usize) -> Result<Pass> {
-    let plan = Plan::new(&ReadArgs::new(&mount.dir))?;
+/// `files` in random order with 8 readers, 0 for all, after the daemon was `told` another order.
+fn read(mount: &Mount, files: usize, told: bool, round: usize) -> Result<Pass> {
+    let plan = Plan::new(&ReadArgs { files, ..ReadArgs::new(&mount.dir) })?;
     if told {
         let set = mount.dir.join("train");
         let file = mount.home.join("order.txt");

@@ -67,6 +67,15 @@ pub(super) enum Cold {
     Loaders,
 }
 
+/// What the bucket gives in the rows of ourselves against ourselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Link {
+    /// 250 MB/s in all: the link is the limit.
+    Capped,
+    /// As much as it can: the CPU is the limit, and whatever we do beside the reads is missing to them.
+    Uncapped,
+}
+
 /// How much memory readers, daemon and page cache may take together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ram {
@@ -91,8 +100,9 @@ pub(super) enum Group {
     Walk,
     /// From empty caches, against a bare HTTP client.
     Cold(Cold),
-    /// From empty caches, in an order that cannot be known, against ourselves without prediction.
-    Order,
+    /// From empty caches, in an order that cannot be known, against ourselves without prediction and without
+    /// any help.
+    Order(Link),
     /// Twice as much data as the cache takes.
     Larger,
     /// A new daemon over a million cached objects.
@@ -197,9 +207,12 @@ pub(super) fn rows() -> Vec<Row> {
 }
 
 /// The rows of ourselves against ourselves.
-const OTHERS: [(&str, &str, Target, Group); 5] = [
-    ("cold-unknown-order", "x off", Target::AtLeast(0.98), Group::Order),
-    ("cold-wrong-order", "x off", Target::AtLeast(0.98), Group::Order),
+const OTHERS: [(&str, &str, Target, Group); 8] = [
+    ("cold-unknown-order", "x off", Target::AtLeast(0.98), Group::Order(Link::Capped)),
+    ("cold-wrong-order", "x off", Target::AtLeast(0.98), Group::Order(Link::Capped)),
+    ("uncapped-unknown-order", "x off", Target::AtLeast(0.98), Group::Order(Link::Uncapped)),
+    ("uncapped-wrong-order", "x off", Target::AtLeast(0.98), Group::Order(Link::Uncapped)),
+    ("uncapped-demand", "x demand", Target::AtLeast(1.0), Group::Order(Link::Uncapped)),
     ("larger-unknown", "x share", Target::AtLeast(0.95), Group::Larger),
     ("larger-known", "x share", Target::AtLeast(1.2), Group::Larger),
     ("restart-million", "s", Target::AtMost(2.0), Group::Restart),
@@ -257,8 +270,8 @@ mod tests {
         groups.dedup_by_key(|group| format!("{group:?}"));
         assert_eq!(runs, groups.len());
         assert_eq!(
-            runs, 20,
-            "3 of small files, 6 of the large one, life, s3fs, walk, 3 cold, order, larger, restart, \
+            runs, 21,
+            "3 of small files, 6 of the large one, life, s3fs, walk, 3 cold, 2 of orders, larger, restart, \
              2 of transports"
         );
     }

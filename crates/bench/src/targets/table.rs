@@ -59,7 +59,7 @@ pub(super) fn note(row: &Row, samples: &[Sample]) -> String {
                 of(|one| Some(one.files_per_s())),
                 of(|one| Some(one.pass.as_ref()?.latency.p99_us / 1e3)),
             ),
-            Group::S3fs | Group::Cold(_) | Group::Order => format!(
+            Group::S3fs | Group::Cold(_) | Group::Order(_) => format!(
                 "{name} {:.0} files/s ({} files, {:.1} requests each)",
                 of(|one| Some(one.files_per_s())),
                 of(|one| one.pass.as_ref().map(|pass| pass.files as f64)),
