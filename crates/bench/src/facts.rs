@@ -1,14 +1,14 @@
 //! What a result must carry to mean anything later: the machine, the versions and the commit.
 
 use std::fs;
-use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
 /// Where and with what a result was measured.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Facts {
-    /// The commit of the working directory's repository, `+` when it had changes; `unknown` outside.
+    /// The commit that this program was built from, `+` when its sources had changes; `unknown` if it was
+    /// built outside of a repository.
     pub commit: String,
     /// Version of this package.
     pub version: String,
@@ -29,7 +29,7 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Collects them. Cost: a few small files and two runs of `git`.
+    /// Collects them. Cost: a few small files.
     #[must_use]
     pub fn collect() -> Self {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -38,7 +38,7 @@ impl Facts {
             .and_then(|text| text.split_whitespace().next().and_then(|n| n.parse().ok()))
             .unwrap_or(0);
         Self {
-            commit: commit(),
+            commit: env!("FEEDLINE_COMMIT").to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             debug_build: cfg!(debug_assertions),
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease")
@@ -69,14 +69,4 @@ impl Facts {
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let line = text.lines().find(|line| line.starts_with(name))?;
     line.split_once(':').map(|(_, value)| value.trim())
-}
-
-fn commit() -> String {
-    let git = |args: &[&str]| {
-        let output = Command::new("git").args(args).output().ok()?;
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    let Some(hash) = git(&["rev-parse", "--short=12", "HEAD"]) else { return "unknown".to_owned() };
-    let dirty = git(&["status", "--porcelain", "-uno"]).is_some_and(|text| !text.is_empty());
-    if dirty { format!("{hash}+") } else { hash }
 }
