@@ -53,23 +53,26 @@ impl Loader {
         std::env::var_os(variable).map_or_else(|| PathBuf::from(usual), PathBuf::from)
     }
 
-    /// Its version.
+    /// Its version, and that of what it takes its images from.
     ///
     /// # Errors
     ///
     /// If it is not installed; says how to install it.
     pub fn version(self) -> Result<String> {
-        let (name, module) = match self {
-            Self::Dali => ("DALI", "nvidia.dali"),
-            Self::Torch => ("torchvision", "torchvision"),
+        let (name, code) = match self {
+            Self::Dali => ("DALI", "import nvidia.dali as d; print('DALI', d.__version__)"),
+            Self::Torch => (
+                "torch with torchvision",
+                "import torch as t, torchvision as v; \
+                 print(f'torch {t.__version__}, torchvision {v.__version__}')",
+            ),
         };
-        let code = format!("import {module} as m; print(m.__version__)");
         let python = self.python();
-        let output = Command::new(&python).args(["-c", &code]).output();
+        let output = Command::new(&python).args(["-c", code]).output();
         let found = output.ok().filter(|output| output.status.success()).with_context(|| {
             format!("{name} is not installed for {}: run scripts/setup loaders", python.display())
         })?;
-        Ok(format!("{name} {}", String::from_utf8_lossy(&found.stdout).trim()))
+        Ok(String::from_utf8_lossy(&found.stdout).trim().to_owned())
     }
 }
 

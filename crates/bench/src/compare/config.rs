@@ -43,6 +43,9 @@ pub enum State {
     Dropped,
     /// What the epoch before left.
     Hot,
+    /// What the epoch before left of the system's own cache on disk: its daemon ended and was started again, with
+    /// the reader. What has no daemon has nothing to lose.
+    Restart,
 }
 
 /// JPEGs made from a seed; made once and kept.

@@ -3,7 +3,8 @@
 //! Clients read the same files through each system in turn, over several rounds; every figure is the
 //! median of the rounds, and a ratio is the median of the rounds' ratios. Whoever read another number of
 //! files or bytes than the others ends the comparison with an error: speeds of unequal work say nothing.
-//! What is not installed is named in the result and left out.
+//! What is not installed is named in the result and left out. A signal ends the comparison; the rounds that had ended
+//! are written all the same, marked as a part.
 
 mod config;
 mod page;
@@ -115,6 +116,9 @@ pub struct CompareResult {
     pub files: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// A signal came: only the rounds that had ended by then are here.
+    #[serde(default)]
+    pub partial: bool,
     /// Not installed.
     pub left_out: Vec<LeftOut>,
     /// What JuiceFS needed before the first round.
@@ -130,7 +134,8 @@ pub struct CompareResult {
 /// # Errors
 ///
 /// If the config makes no sense, something could not be measured (after all else was, and was written), the
-/// work was unequal, a signal came, or, with `--strict`, something is not installed.
+/// work was unequal, a signal came (what was measured by then is written), or, with `--strict`, something is
+/// not installed.
 pub fn run(args: &CompareArgs) -> Result<CompareResult> {
     let mut config = Config::read(&args.config)?;
     if let Some(rounds) = args.rounds {
@@ -146,17 +151,35 @@ pub fn run(args: &CompareArgs) -> Result<CompareResult> {
     let (started, facts) = (crate::time::now(), Facts::collect());
     println!("{}", facts.line());
     let stage = Stage::prepare(&config, &args.dir)?;
-    let (rounds, failed) = stage.measure(&config)?;
+    let Measured { rounds, failed, is_partial: partial } = stage.measure(&config)?;
     let (files, bytes, import) = (stage.files, stage.bytes, stage.import.clone());
     drop(stage);
+    ensure!(
+        !partial || !rounds.is_empty(),
+        "interrupted before a round had ended: nothing is written"
+    );
     let cases = add_up(&config, rounds)?;
     left_out.extend(failed.iter().cloned());
     let seconds = started.elapsed().as_secs_f64();
-    let result =
-        CompareResult { facts, versions, config, files, bytes, left_out, import, seconds, cases };
+    let result = CompareResult {
+        facts,
+        versions,
+        config,
+        files,
+        bytes,
+        partial,
+        left_out,
+        import,
+        seconds,
+        cases,
+    };
     println!("{}", page::text(&result));
-    let name = args.config.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let mut name = args.config.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    if partial {
+        name += "-partial";
+    }
     write(&args.results, &name, &result)?;
+    ensure!(!partial, "interrupted: the rounds that had ended are written, as a part");
     ensure!(failed.is_empty(), "{} cases could not be measured", failed.len());
     Ok(result)
 }
@@ -240,6 +263,17 @@ struct Round {
 
 /// Rounds by case, in the order of the config.
 type Rounds = Vec<(Key, Vec<Round>)>;
+
+/// What there is after the last round, or after a signal.
+#[derive(Debug, Default)]
+struct Measured {
+    /// Those that have ended, of each case that has any.
+    rounds: Rounds,
+    /// Cases that could not be measured: no round of them counts.
+    failed: Vec<LeftOut>,
+    /// Some are missing since a signal came.
+    is_partial: bool,
+}
 
 /// Medians and ratios. Refuses unequal work.
 fn add_up(config: &Config, rounds: Rounds) -> Result<Vec<CaseResult>> {

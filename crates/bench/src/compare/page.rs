@@ -9,7 +9,7 @@ use crate::targets::Contestant;
 use crate::units::median;
 
 /// Columns of the table.
-const HEAD: [&str; 12] = [
+const HEAD: [&str; 13] = [
     "system",
     "epoch",
     "files/s",
@@ -22,6 +22,7 @@ const HEAD: [&str; 12] = [
     "CPU s/GB daemon",
     "readers / kernel",
     "peak MiB",
+    "disk MiB",
 ];
 
 /// The clients in their order, each with its cases.
@@ -41,11 +42,12 @@ fn state(state: State) -> &'static str {
         State::Cold => "cold",
         State::Dropped => "page cache dropped",
         State::Hot => "hot",
+        State::Restart => "after a restart",
     }
 }
 
 /// The cells of one epoch; every figure is a median over the rounds.
-fn row(case: &CaseResult, number: usize, epoch: &EpochResult) -> [String; 12] {
+fn row(case: &CaseResult, number: usize, epoch: &EpochResult) -> [String; 13] {
     let of = |figure: &dyn Fn(&Contestant) -> Option<f64>| {
         median(&epoch.rounds.iter().filter_map(figure).collect::<Vec<f64>>())
     };
@@ -60,6 +62,9 @@ fn row(case: &CaseResult, number: usize, epoch: &EpochResult) -> [String; 12] {
         verb(|one| one.requests.map(|requests| requests.head)),
         verb(|one| one.requests.map(|requests| requests.list)),
     ];
+    let mib = |bytes: fn(&Contestant) -> Option<u64>| {
+        cell(of(&|one| Some(bytes(one)? as f64 / f64::from(1 << 20))), 0)
+    };
     let cpu = |part: fn(crate::targets::Cost) -> f64| cell(of(&|one| one.cost.map(part)), 2);
     [
         case.system.clone(),
@@ -77,7 +82,8 @@ fn row(case: &CaseResult, number: usize, epoch: &EpochResult) -> [String; 12] {
             cpu(|cost| cost.readers_cpu_s_per_gb),
             cpu(|cost| cost.kernel_cpu_s_per_gb)
         ),
-        cell(of(&|one| Some(one.peak_resident_bytes? as f64 / f64::from(1 << 20))), 0),
+        mib(|one| one.peak_resident_bytes),
+        mib(|one| one.disk_bytes),
     ]
 }
 
@@ -97,7 +103,7 @@ fn import_note(result: &CompareResult) -> Option<String> {
     ))
 }
 
-fn rows(cases: &[&CaseResult]) -> Vec<[String; 12]> {
+fn rows(cases: &[&CaseResult]) -> Vec<[String; 13]> {
     let each = |case: &&CaseResult| {
         let epochs = case.epochs.iter().enumerate();
         epochs.map(|(number, epoch)| row(case, number, epoch)).collect::<Vec<_>>()
@@ -110,12 +116,17 @@ fn summary(result: &CompareResult) -> String {
     let bucket = &result.config.bucket;
     let bandwidth =
         bucket.bandwidth.as_ref().map_or("no cap".to_owned(), |cap| format!("{cap} in all"));
+    let rounds = result.config.rounds;
+    let rounds = if result.partial {
+        format!("INTERRUPTED: median of the rounds that had ended by then, at most {rounds}")
+    } else {
+        format!("median of {rounds} rounds")
+    };
     format!(
-        "{} files, {:.0} MB; a bucket with {} to the first byte and {bandwidth}; median of {} rounds",
+        "{} files, {:.0} MB; a bucket with {} to the first byte and {bandwidth}; {rounds}",
         result.files,
         result.bytes as f64 / 1e6,
         bucket.latency,
-        result.config.rounds
     )
 }
 
@@ -184,7 +195,7 @@ pub(super) fn html(result: &CompareResult) -> String {
 
 fn table(cases: &[&CaseResult]) -> String {
     let head: String = HEAD.iter().map(|name| format!("<th>{name}</th>")).collect();
-    let line = |row: &[String; 12]| {
+    let line = |row: &[String; 13]| {
         let cells: String = row.iter().map(|cell| format!("<td>{}</td>", escape(cell))).collect();
         format!("<tr>{cells}</tr>\n")
     };

@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //!
-//! - Each system begins a round with an empty cache and a new daemon, and keeps them over its epochs.
+//! - Each system begins a round with an empty cache and a new daemon, and keeps them over its epochs; the daemon
+//!   not over a `restart`, whose requests, and those of listing again, belong to the epoch.
 //! - The bucket's files are in memory when an epoch begins, except for `ext4`, which is these files.
 //! - What a system needs imported is imported once, before the first round, and is part of no figure.
 //! - Another system begins each round. All read the same files; native readers in the same order.
@@ -15,7 +16,7 @@ use anyhow::{Context, Result};
 
 use super::config::{Client, ClientKind, Config, State, SystemConfig, SystemKind};
 use super::timeline::sampled;
-use super::{Import, Key, LeftOut, Round, Rounds, Sample, refuse_unequal_work};
+use super::{Import, Key, LeftOut, Measured, Round, Sample, refuse_unequal_work};
 use crate::caches::drop_caches;
 use crate::dataset::{MakeArgs, make, progress_bar};
 use crate::fio::Fio;
@@ -121,24 +122,23 @@ impl Stage {
         Ok(())
     }
 
-    /// Every client with every system, all rounds; and what could not be measured, of which no round counts.
+    /// Every client with every system, all rounds, or those that a signal leaves.
     ///
     /// # Errors
     ///
-    /// If two systems did unequal work, or a signal came.
-    pub(super) fn measure(&self, config: &Config) -> Result<(Rounds, Vec<LeftOut>)> {
-        let mut failed = Vec::new();
+    /// If two systems did unequal work.
+    pub(super) fn measure(&self, config: &Config) -> Result<Measured> {
         let fetch = Fetch::new(&format!("{}/{BUCKET}", self.bucket.url), objects(&self.source)?)?;
-        let mut rounds: Rounds = Vec::new();
+        let mut measured = Measured::default();
         for (client, readers) in cases(config) {
             // A bare HTTP client stands in the place of readers: it goes with those alone.
             let fits = |system: &&SystemConfig| {
                 system.kind != SystemKind::Http || client.kind == ClientKind::Native
             };
             let systems: Vec<&SystemConfig> = config.system.iter().filter(fits).collect();
-            let first = rounds.len();
+            let first = measured.rounds.len();
             let who = client.name(readers);
-            rounds.extend(systems.iter().map(|system| {
+            measured.rounds.extend(systems.iter().map(|system| {
                 let key = Key {
                     client: who.clone(),
                     readers: client.loader().is_none().then_some(readers),
@@ -151,31 +151,39 @@ impl Stage {
                 for turn in 0..systems.len() {
                     let place = (turn + round) % systems.len();
                     let system = systems[place];
-                    let name = format!("{who} through {}", system.name);
-                    crate::interrupt::check()?;
-                    if failed.iter().any(|failed: &LeftOut| failed.name == name) {
-                        continue;
-                    }
-                    eprintln!("{who}, round {} of {}: {}", round + 1, config.rounds, system.name);
                     let case = Case { config, client, readers, system, fetch: &fetch };
-                    match self.one(&case, round) {
-                        Ok(done) => rounds[first + place].1.push(done),
-                        Err(error) => {
-                            crate::interrupt::check()?;
-                            let reason = format!("{error:#}");
-                            eprintln!("{name}: not measured: {reason}");
-                            failed.push(LeftOut { name, reason });
-                            rounds[first + place].1.clear();
-                            take_away(&self.home.join(MOUNT));
-                        }
-                    }
+                    self.one_of(&case, round, first + place, &mut measured);
                     // Now and not after hours.
-                    refuse_unequal_work(&rounds)?;
+                    refuse_unequal_work(&measured.rounds)?;
                 }
             }
         }
-        rounds.retain(|(_, rounds)| !rounds.is_empty());
-        Ok((rounds, failed))
+        measured.rounds.retain(|(_, rounds)| !rounds.is_empty());
+        Ok(measured)
+    }
+
+    /// Measures one case once more, unless it failed before or a signal came.
+    fn one_of(&self, case: &Case<'_>, round: usize, place: usize, into: &mut Measured) {
+        let who = case.client.name(case.readers);
+        let name = format!("{who} through {}", case.system.name);
+        into.is_partial |= crate::interrupt::is_interrupted();
+        if into.is_partial || into.failed.iter().any(|failed| failed.name == name) {
+            return;
+        }
+        eprintln!("{who}, round {} of {}: {}", round + 1, case.config.rounds, case.system.name);
+        let error = match self.one(case, round) {
+            Ok(done) => return into.rounds[place].1.push(done),
+            Err(error) => error,
+        };
+        take_away(&self.home.join(MOUNT));
+        if crate::interrupt::is_interrupted() {
+            into.is_partial = true;
+            return;
+        }
+        let reason = format!("{error:#}");
+        eprintln!("{name}: not measured: {reason}");
+        into.failed.push(LeftOut { name, reason });
+        into.rounds[place].1.clear();
     }
 
     /// All epochs of one case.
@@ -186,12 +194,9 @@ impl Stage {
         };
         Self::warm(&kept)?;
         rustix::fs::sync();
-        let home = self.home.join(MOUNT);
-        let system = self.system(case.system)?;
-        let mount = system.as_ref().map(|it| Mount::new(it, &self.bucket, BUCKET, &home));
-        let mount = mount.transpose()?;
-        let dir = mount.as_ref().map_or(&self.source, |mount| &mount.dir);
-        let mut reader = self.reader(case, dir)?;
+        let mut mount = self.mount(case)?;
+        let dir = mount.as_ref().map_or(&self.source, |mount| &mount.dir).clone();
+        let mut reader = self.reader(case, &dir)?;
         let mut done = Round::default();
         for (number, state) in case.config.epochs.iter().enumerate() {
             // An empty cache on disk and a new mount are as cold as it gets; the plain file system has
@@ -202,6 +207,15 @@ impl Stage {
                     Self::warm(&kept)?;
                 }
             }
+            let before = self.bucket.requests()?;
+            if *state == State::Restart
+                && let Some(old) = mount.take()
+            {
+                drop(reader);
+                old.end()?;
+                mount = self.mount(case)?;
+                reader = self.reader(case, &dir)?;
+            }
             let mut wait = None;
             let work = || {
                 let (pass, batch_wait) = reader.epoch(round * case.config.epochs.len() + number)?;
@@ -209,19 +223,32 @@ impl Stage {
                 Ok(pass)
             };
             let measure = || Contestant::measured(&self.bucket, mount.as_ref(), work);
-            let contestant = if round == 0 && number == 0 {
+            let mut contestant = if round == 0 && number == 0 {
                 let (contestant, points) = sampled(&self.bucket, mount.as_ref(), measure)?;
                 done.timeline = points;
                 contestant
             } else {
                 measure()?
             };
+            if *state == State::Restart {
+                contestant.requests = Some(self.bucket.requests()?.since(before));
+            }
+            let has_fetched = contestant.requests.is_none_or(|requests| 0 < requests.get);
+            let disk_bytes = mount.as_ref().map(|mount| mount.disk_bytes(has_fetched));
+            contestant.disk_bytes = disk_bytes.transpose()?;
             let contestant = contestant.renamed(&case.system.name);
             done.epochs.push(Sample { contestant, batch_wait: wait });
         }
         drop(reader);
         mount.map_or(Ok(()), Mount::discard)?;
         Ok(done)
+    }
+
+    /// A mount of what stands between client and bucket, with the cache that is there; `None` for what is no mount.
+    fn mount(&self, case: &Case<'_>) -> Result<Option<Mount>> {
+        let system = self.system(case.system)?;
+        let home = self.home.join(MOUNT);
+        system.map(|system| Mount::new(&system, &self.bucket, BUCKET, &home)).transpose()
     }
 
     /// A bucket's files into memory: what is measured is never the disk below the bucket.

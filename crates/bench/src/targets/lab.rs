@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::ops::Deref;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -36,6 +37,9 @@ pub(crate) const CREDENTIALS: [(&str, &str); 3] = [
 const WAIT_MAX: Duration = Duration::from_secs(30);
 /// How often one looks. Nothing is measured meanwhile, or the child does it itself.
 const POLL: Duration = Duration::from_millis(20);
+/// How long a cache may go on writing what was read, and how long nothing may change until it counts as done.
+const WRITTEN_MAX: Duration = Duration::from_secs(10);
+const WRITTEN_POLL: Duration = Duration::from_millis(200);
 /// Lines of a program's own output that an error repeats.
 const LOG_LINES: usize = 12;
 
@@ -331,6 +335,27 @@ impl Mount {
         ticks.sum::<f64>() / TICKS_PER_SECOND
     }
 
+    /// What its cache takes on the disk; `is_writing`: once it has written what it has in hand.
+    ///
+    /// # Errors
+    ///
+    /// If a signal ends the run.
+    pub(crate) fn disk_bytes(&self, is_writing: bool) -> Result<u64> {
+        let cache = self.home.join("cache");
+        if !is_writing {
+            return Ok(disk_bytes(&cache));
+        }
+        let mut bytes = None;
+        for _ in 0..WRITTEN_MAX.as_millis() / WRITTEN_POLL.as_millis() {
+            let before = bytes.replace(disk_bytes(&cache));
+            if bytes == before {
+                break;
+            }
+            crate::interrupt::pause(WRITTEN_POLL)?;
+        }
+        Ok(bytes.unwrap_or_default())
+    }
+
     /// The memory that the daemon holds, and the most that it ever held, in bytes.
     pub(crate) fn resident_bytes(&self) -> Result<(u64, u64)> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
@@ -349,6 +374,20 @@ impl Drop for Mount {
         detach(&self.dir);
     }
 }
+
+/// What everything below a folder takes on the disk; what vanishes meanwhile takes nothing.
+fn disk_bytes(folder: &Path) -> u64 {
+    let below = fs::read_dir(folder).into_iter().flatten().flatten();
+    let each = below.map(|entry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => disk_bytes(&entry.path()),
+        Ok(meta) => meta.blocks() * BLOCK_BYTES,
+        Err(_) => 0,
+    });
+    each.sum()
+}
+
+/// What the kernel counts blocks of a file in, on every file system.
+const BLOCK_BYTES: u64 = 512;
 
 /// The child of a process that has one.
 fn only_child(pid: u32) -> Option<u32> {

@@ -27,13 +27,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::caches::Removals;
 use crate::facts::Facts;
+use crate::loaders::Loader;
 use crate::tables::{self, write_json};
 use crate::units::median;
 use data::{Data, FULL, QUICK};
 use groups::{Collector, Lab};
 use lab::{Bucket, Scratch};
-use rows::Row;
 pub use rows::Target;
+use rows::{Cold, Group, Row};
 pub use sample::{Contestant, Cost, Requests, Sample};
 
 /// `feedline bench targets`
@@ -87,6 +88,9 @@ pub struct TargetsResult {
     pub facts: Facts,
     /// First line of `s3fs --version`.
     pub s3fs: String,
+    /// Versions of DALI and torch, if they took part.
+    #[serde(default)]
+    pub loaders: Vec<String>,
     /// True for the small variant: its figures are not comparable.
     pub quick: bool,
     /// What was read.
@@ -122,6 +126,7 @@ pub fn run(args: &TargetsArgs) -> Result<TargetsResult> {
     let result = TargetsResult {
         facts,
         s3fs: s3fs_version(),
+        loaders: loaders(&rows),
         quick: args.quick,
         data,
         latency: args.latency.clone(),
@@ -238,6 +243,12 @@ fn clear_leftovers(dir: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn loaders(rows: &[Row]) -> Vec<String> {
+    let take_part = rows.iter().any(|row| row.group == Group::Cold(Cold::Loaders));
+    let all = [Loader::Dali, Loader::Torch].iter().filter(|_| take_part);
+    all.filter_map(|loader| loader.version().ok()).collect()
 }
 
 fn s3fs_version() -> String {

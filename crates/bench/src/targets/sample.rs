@@ -73,6 +73,9 @@ pub struct Contestant {
     pub peak_resident_bytes: Option<u64>,
     /// Page cache that came in.
     pub page_cache_bytes: Option<u64>,
+    /// What the cache of whoever was measured takes on the disk afterwards.
+    #[serde(default)]
+    pub disk_bytes: Option<u64>,
     /// Opens that found the file whole in the cache, of all opens.
     #[serde(default)]
     pub hit_rate: Option<f64>,
