@@ -98,7 +98,11 @@ impl Tree for Namespace {
     }
 
     async fn list(&self, path: &str) -> Outcome {
-        self.inner.list(path).await
+        let outcome = self.inner.list(path).await;
+        if matches!(outcome, Ok(Some(_))) {
+            self.inner.table.want(path);
+        }
+        outcome
     }
 
     fn expire(&self, path: &str) {

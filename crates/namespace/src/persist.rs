@@ -1,7 +1,8 @@
 //! Writes listings to the state file in the background.
 //!
 //! The queue holds at most one change per directory, so it is bounded by the table, and a directory
-//! that changes faster than the disk writes is written once. Disk trouble is logged, once per
+//! that changes faster than the disk writes is written once. What was written may be left to the file
+//! alone, where nobody needs it in memory. Disk trouble is logged, once per
 //! outage, and costs nothing but LISTs after the next start.
 
 use std::collections::{HashMap, HashSet};
@@ -41,6 +42,14 @@ struct Pending {
     jobs: HashMap<Arc<str>, Job>,
     /// Directories whose entries in the file are damaged.
     damaged: HashSet<Arc<str>>,
+    /// Directories that need not stay in memory once the file has them.
+    rests: Vec<Arc<Directory>>,
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.jobs.is_empty() && self.damaged.is_empty() && self.rests.is_empty()
+    }
 }
 
 impl Persist {
@@ -75,6 +84,13 @@ impl Persist {
         self.queue.wake.notify_one();
     }
 
+    /// Queues that `directory`, which was [put](Persist::put), need not stay in memory: from when it is written
+    /// on it lies in the file, unless somebody wants it. Never waits.
+    pub(crate) fn rest(&self, directory: Arc<Directory>) {
+        self.queue.pending.lock().rests.push(directory);
+        self.queue.wake.notify_one();
+    }
+
     /// Tells the task to write what is queued and end.
     pub(crate) fn close_soon(&self) {
         self.queue.closing.store(true, Ordering::SeqCst);
@@ -96,7 +112,7 @@ async fn run(queue: Arc<Queue>, mut state: StateFile, table: Arc<Table>, handle:
     loop {
         let closing = queue.closing.load(Ordering::SeqCst);
         let pending = std::mem::take(&mut *queue.pending.lock());
-        if closing || !pending.jobs.is_empty() || !pending.damaged.is_empty() {
+        if closing || !pending.is_empty() {
             let (queue, table) = (Arc::clone(&queue), Arc::clone(&table));
             let written = handle.spawn_blocking(move || {
                 queue.write(&mut state, pending, &table, closing);
@@ -117,6 +133,11 @@ async fn run(queue: Arc<Queue>, mut state: StateFile, table: Arc<Table>, handle:
 impl Queue {
     fn write(&self, state: &mut StateFile, pending: Pending, table: &Table, closing: bool) {
         let mut result = state.append(pending.jobs, &pending.damaged);
+        for directory in pending.rests {
+            if let Some(kept) = state.kept(&directory) {
+                table.rest(&directory, kept);
+            }
+        }
         if result.is_ok() && state.wants_rewrite() {
             result = state.rewrite(&table.snapshot()).map(|moved| {
                 for it in moved {

@@ -74,6 +74,8 @@ pub(crate) struct Loaded {
 struct Written {
     checksum: u32,
     bytes: u64,
+    /// Where its entries lie, and how long they are.
+    body: (u64, u32),
 }
 
 /// The open log.
@@ -151,6 +153,12 @@ fn put_listing(out: &mut Vec<u8>, head: Head<'_>, entries: &[u8]) -> u64 {
         put_number(out, head.count);
         out.extend_from_slice(&head.checksum.to_le_bytes());
     })
+}
+
+/// Where `entries` lie that end at `end`, and how long they are.
+fn body_before(end: u64, entries: &[u8]) -> (u64, u32) {
+    let bytes = u32::try_from(entries.len()).expect("a listing takes less than 4 GiB");
+    (end - u64::from(bytes), bytes)
 }
 
 /// Where the body of a record lies.
@@ -276,7 +284,8 @@ impl StateFile {
         file.set_len(end)?;
         (&*file).seek(SeekFrom::Start(end))?;
         let written = |(path, it): (&Arc<str>, &Loaded)| {
-            (Arc::clone(path), Written { checksum: it.kept.checksum, bytes: it.bytes })
+            let body = (it.kept.offset, it.kept.bytes);
+            (Arc::clone(path), Written { checksum: it.kept.checksum, bytes: it.bytes, body })
         };
         let live: HashMap<_, _> = loaded.iter().map(written).collect();
         let live_bytes = live.values().map(|written| written.bytes).sum();
@@ -354,7 +363,9 @@ impl StateFile {
         };
         let bytes = put_listing(out, head, entries);
         self.live_bytes = self.live_bytes + bytes - before.map_or(0, |before| before.bytes);
-        self.live.insert(path, Written { checksum, bytes });
+        // What is in `out` comes to lie behind what is written.
+        let body = body_before(self.end + out.len() as u64, entries);
+        self.live.insert(path, Written { checksum, bytes, body });
     }
 
     fn write(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
@@ -371,6 +382,20 @@ impl StateFile {
         self.end += out.len() as u64;
         out.clear();
         Ok(())
+    }
+
+    /// Where `directory`, the last one put of its path, lies; `None` if it could not be written.
+    pub(crate) fn kept(&self, directory: &Directory) -> Option<Kept> {
+        let Written { checksum, body: (offset, bytes), .. } = *self.live.get(&directory.path)?;
+        Some(Kept {
+            file: Arc::clone(&self.file),
+            offset,
+            bytes,
+            checksum,
+            listed_ms: directory.listed_ms,
+            changed_ms: directory.changed_ms,
+            count: directory.len() as u64,
+        })
     }
 
     /// True if a rewrite would halve the log.
@@ -423,7 +448,8 @@ impl StateFile {
             let bytes = put_listing(&mut record, head, &entries);
             writer.write_all(&record)?;
             (end, live_bytes) = (end + bytes, live_bytes + bytes);
-            live.insert(Arc::clone(path), Written { checksum: head.checksum, bytes });
+            let body = body_before(end, &entries);
+            live.insert(Arc::clone(path), Written { checksum: head.checksum, bytes, body });
             if let Content::Kept(old) = content {
                 let offset = end - u64::from(old.bytes);
                 let new = Arc::new(Kept { file: Arc::clone(&file), offset, ..Kept::clone(old) });

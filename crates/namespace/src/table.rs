@@ -33,6 +33,8 @@ struct Entry {
     expired: AtomicBool,
     /// When it was last used, in uses of the table.
     used: AtomicU64,
+    /// Somebody asked for it besides those that go over everything once.
+    wanted: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -102,6 +104,10 @@ impl Inner {
     }
 
     fn insert(&mut self, entry: Entry) {
+        let before = self.by_path.get(&entry.path);
+        if before.is_some_and(|before| before.wanted.load(Ordering::Relaxed)) {
+            entry.wanted.store(true, Ordering::Relaxed);
+        }
         self.remove(&Arc::clone(&entry.path));
         self.count(&entry, 1);
         self.by_path.insert(Arc::clone(&entry.path), entry);
@@ -171,6 +177,25 @@ impl Table {
         }
     }
 
+    /// Notes that somebody needs the listing of `path` in memory.
+    pub(crate) fn want(&self, path: &str) {
+        if let Some(entry) = self.inner.read().by_path.get(path) {
+            entry.wanted.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Puts where it lies on disk in the place of a listing in memory, if that is still there and
+    /// nobody [wants](Table::want) it.
+    pub(crate) fn rest(&self, directory: &Arc<Directory>, kept: Kept) {
+        let mut inner = self.inner.write();
+        if let Some(entry) = inner.by_path.get_mut(&directory.path)
+            && matches!(&entry.content, Content::Known(there) if Arc::ptr_eq(there, directory))
+            && !entry.wanted.load(Ordering::Relaxed)
+        {
+            entry.content = Content::Kept(Arc::new(kept));
+        }
+    }
+
     /// Puts `content` in the place of what lies on disk as `kept`, if that is still there.
     pub(crate) fn replace(&self, path: &str, kept: &Arc<Kept>, content: Content) {
         let mut inner = self.inner.write();
@@ -237,7 +262,8 @@ impl Table {
             let used = self.uses.fetch_add(1, Ordering::Relaxed).into();
             let expired = AtomicBool::new(false);
             let (path, content) = (Arc::clone(&directory.path), Content::Known(directory.clone()));
-            inner.insert(Entry { path, content, hidden, expired, used });
+            let wanted = AtomicBool::new(false);
+            inner.insert(Entry { path, content, hidden, expired, used, wanted });
             self.evict(&mut inner);
             return Inserted { directory, removed, stored: true };
         }
@@ -247,8 +273,9 @@ impl Table {
     pub(crate) fn restore(&self, path: Arc<str>, kept: Arc<Kept>, hidden: HiddenCounts) {
         let used = self.uses.fetch_add(1, Ordering::Relaxed).into();
         let expired = AtomicBool::new(false);
+        let (content, wanted) = (Content::Kept(kept), AtomicBool::new(false));
         let mut inner = self.inner.write();
-        inner.insert(Entry { path, content: Content::Kept(kept), hidden, expired, used });
+        inner.insert(Entry { path, content, hidden, expired, used, wanted });
         self.evict(&mut inner);
     }
 

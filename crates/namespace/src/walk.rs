@@ -1,4 +1,7 @@
 //! A walk over all directories below a path, in order, while the next ones are listed ahead.
+//!
+//! What goes over everything once, as a load does, passes through: behind it a listing lies in the state
+//! file, where a restart would find it, so that its memory does not grow with the bucket.
 
 use std::sync::Arc;
 
@@ -46,17 +49,41 @@ impl Namespace {
         &self,
         path: &str,
     ) -> impl Stream<Item = Result<Arc<Directory>, ReadError>> + Send + use<> {
+        self.go_over(path, false)
+    }
+
+    /// A [walk](Namespace::walk) that leaves no listing in memory which was not there for others: when
+    /// the visitor asks for the next, the last one is left to the state file, if there is one. Who
+    /// needs it later has it from there, without a LIST.
+    pub fn pass_through(
+        &self,
+        path: &str,
+    ) -> impl Stream<Item = Result<Arc<Directory>, ReadError>> + Send + use<> {
+        self.go_over(path, true)
+    }
+
+    fn go_over(
+        &self,
+        path: &str,
+        passes: bool,
+    ) -> impl Stream<Item = Result<Arc<Directory>, ReadError>> + Send + use<> {
         let inner = Arc::clone(&self.inner);
         let stack = vec![Next { path: path.to_owned(), begun: None }];
-        stream::unfold((inner, stack), |(inner, mut stack)| async move {
+        let walk = (inner, stack, None::<Arc<Directory>>);
+        stream::unfold(walk, move |(inner, mut stack, last)| async move {
+            if let (Some(last), Some(persist)) = (last, &inner.persist) {
+                persist.rest(last);
+            }
             loop {
                 let ahead = stack.iter_mut().rev().take(inner.lists_max);
                 ahead.for_each(|next| next.begin(&inner));
                 let Next { path, begun } = stack.pop()?;
                 let visited = wait(begun?, &path).await;
+                let mut last = None;
                 let item = match visited {
                     Ok(None) => continue,
                     Ok(Some(directory)) => {
+                        last = passes.then(|| Arc::clone(&directory));
                         // The first in name order comes to lie on top.
                         let below = (0..directory.len()).rev().map(|index| directory.entry(index));
                         let below = below.filter(|entry| entry.kind == EntryKind::Directory);
@@ -66,7 +93,7 @@ impl Namespace {
                     }
                     Err(error) => Err(error),
                 };
-                return Some((item, (inner, stack)));
+                return Some((item, (inner, stack, last)));
             }
         })
     }

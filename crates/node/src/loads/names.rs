@@ -138,7 +138,7 @@ async fn below(lookup: &Lookup, path: &str, out: &mpsc::Sender<Entry>) {
             return;
         }
     }
-    let mut folders = std::pin::pin!(lookup.namespace.walk(path));
+    let mut folders = std::pin::pin!(lookup.namespace.pass_through(path));
     while let Some(folder) = folders.next().await {
         let sent = match folder {
             Ok(folder) => send_folder(&folder, out).await,
