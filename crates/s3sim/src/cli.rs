@@ -37,6 +37,9 @@ pub struct Args {
     /// Requests per second above which the answer is 503 SlowDown
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     pub rate_limit: Option<u32>,
+    /// Serve a bucket `names` besides, of so many made-up keys in folders of a thousand; read-only
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
+    pub names: Option<u32>,
     /// Seed of delays and faults
     #[arg(long, value_name = "NUMBER", default_value_t = 1)]
     pub seed: u64,
@@ -130,6 +133,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     }
     if let Some(per_s) = args.rate_limit {
         builder = builder.rate_limit(per_s);
+    }
+    if let Some(count) = args.names {
+        builder = builder.names(count);
     }
     if let (Some(access_key), Some(secret_key)) = (&args.access_key, &args.secret_key) {
         builder = builder.credentials(access_key, secret_key);

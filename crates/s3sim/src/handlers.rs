@@ -154,7 +154,7 @@ impl Api {
                 let bucket = self.store.bucket(name)?;
                 let query = Query::parse(target)?;
                 let page =
-                    bucket.list(&query.prefix, query.is_first(), |index| query.collect(index))?;
+                    bucket.list(&query.prefix, query.is_first(), |keys| query.collect(keys))?;
                 let text = query.answer(name, &page);
                 Ok(Answer::text(StatusCode::OK, "application/xml", text))
             }
@@ -185,7 +185,7 @@ impl Api {
             }
             (&Method::PUT, None) => self.put(call),
             (&Method::POST, _) if target.has("uploads") => {
-                self.store.bucket(&target.bucket)?;
+                self.store.bucket(&target.bucket)?.refuse_writes()?;
                 let headers = stored_headers(&call.parts.headers);
                 let id = self.uploads.create(&target.bucket, &target.key, headers);
                 let name = "InitiateMultipartUploadResult";

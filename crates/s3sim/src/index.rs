@@ -78,8 +78,4 @@ impl Index {
     ) -> impl Iterator<Item = (&'a str, &'a Entry)> {
         self.entries.range::<str, _>((start, Bound::Unbounded)).map(|(key, entry)| (&**key, entry))
     }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
 }

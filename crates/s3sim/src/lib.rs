@@ -30,7 +30,7 @@
 //! # Reading order
 //!
 //! [`sim`] is the handle. [`server`] shows what a request passes through, [`handlers`] holds the S3
-//! calls, [`store`] the objects ([`folder`], [`index`]); [`shape`], [`faults`], [`wire`] and
+//! calls, [`store`] the objects ([`folder`], [`index`], [`made_up`]); [`shape`], [`faults`], [`wire`] and
 //! [`body`] make it slow and wrong. [`cli`] is the command.
 
 #![expect(
@@ -47,6 +47,7 @@ mod folder;
 mod handlers;
 mod index;
 mod list;
+mod made_up;
 mod multipart;
 mod object;
 mod server;

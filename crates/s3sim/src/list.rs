@@ -6,8 +6,8 @@ use std::ops::Bound;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::error::S3Error;
-use crate::index::Index;
 use crate::object::{Entry, iso8601};
+use crate::store::Keys;
 use crate::target::{Target, decode};
 use crate::xml;
 
@@ -127,12 +127,12 @@ impl Query {
     }
 
     /// Collects a page. A common prefix costs one search, however many keys it stands for.
-    pub(crate) fn collect(&self, index: &Index) -> Page {
+    pub(crate) fn collect(&self, keys: &Keys<'_>) -> Page {
         let mut page = Page::default();
         let mut start = if self.keys_max == 0 { None } else { self.start() };
         let mut last = None;
         while let Some(bound) = start.take() {
-            for (key, entry) in index.from(bound.as_ref().map(String::as_str)) {
+            for (key, entry) in keys.from(bound.as_ref().map(String::as_str)) {
                 let Some(rest) = key.strip_prefix(self.prefix.as_str()) else { break };
                 if page.keys.len() + page.prefixes.len() == self.keys_max {
                     page.next = last;
@@ -140,8 +140,8 @@ impl Query {
                 }
                 let cut = if self.delimiter.is_empty() { None } else { rest.find(&self.delimiter) };
                 let Some(at) = cut else {
-                    page.keys.push((key.to_owned(), *entry));
-                    last = Some(Cursor::Key(key.to_owned()));
+                    last = Some(Cursor::Key(key.clone().into_owned()));
+                    page.keys.push((key.into_owned(), entry));
                     continue;
                 };
                 let prefix = &key[..self.prefix.len() + at + self.delimiter.len()];

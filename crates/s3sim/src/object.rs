@@ -43,6 +43,12 @@ impl Tag {
         Self { digest: (u128::from(high) << 64 | u128::from(low)).to_be_bytes(), parts: 0 }
     }
 
+    /// Of an object that is made up of a number.
+    pub(crate) fn of_number(number: u64) -> Self {
+        let digest = u128::from(mix(1, number)) << 64 | u128::from(mix(2, number));
+        Self { digest: digest.to_be_bytes(), parts: 0 }
+    }
+
     /// Reads a tag as it is printed, without quotes.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (hex, parts) = match text.split_once('-') {

@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::faults::{FaultBoard, Faults};
 use crate::handlers::Api;
+use crate::made_up::MadeUp;
 use crate::multipart::Uploads;
 use crate::object::Tag;
 use crate::server::{self, Server};
@@ -42,6 +43,7 @@ pub struct Builder {
     threads: usize,
     credentials: Option<Credentials>,
     faults: Faults,
+    names: Option<u32>,
 }
 
 impl Builder {
@@ -59,6 +61,7 @@ impl Builder {
             threads: 1,
             credentials: None,
             faults: Faults::none(),
+            names: None,
         }
     }
 
@@ -152,12 +155,23 @@ impl Builder {
         self
     }
 
+    /// Serves a bucket `names` besides, of so many keys that nobody stored, in folders of a thousand: at
+    /// most 100 million, which take no memory. It cannot be written to.
+    pub fn names(mut self, count: u32) -> Self {
+        self.names = Some(count);
+        self
+    }
+
     fn server(&self) -> io::Result<Server> {
+        let store = Store::open(self.root.clone())?;
+        if let Some(count) = self.names {
+            store.make_up(MadeUp::new(count));
+        }
         let latency = Latency { median: self.latency, sigma: self.latency_sigma };
         let list_median = self.list_latency.unwrap_or(self.latency);
         Ok(Server {
             api: Api {
-                store: Store::open(self.root.clone())?,
+                store,
                 uploads: Uploads::default(),
                 counters: Arc::new(Counters::default()),
             },

@@ -4,9 +4,11 @@
 //! can stand there, else to memory; so `a//b`, `../x`, `a` beside `a/b` and markers `a/` are kept,
 //! but only until the server ends. Without a root everything is kept in memory.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -18,6 +20,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::error::S3Error;
 use crate::folder;
 use crate::index::Index;
+use crate::made_up::{self, MadeUp};
 use crate::object::{Data, Entry, Found, StoredHeaders, Tag, unix_ms};
 
 /// What is to be stored.
@@ -44,6 +47,36 @@ pub(crate) struct Bucket {
     held: RwLock<BTreeMap<String, Held>>,
     /// `None` until the first LIST. Held while a write changes files, so that the two agree.
     index: Mutex<Option<Index>>,
+    /// If it is, nothing else is in it.
+    made_up: Option<MadeUp>,
+}
+
+/// The sorted keys of a bucket.
+#[derive(Debug)]
+pub(crate) enum Keys<'a> {
+    Stored(&'a Index),
+    MadeUp(MadeUp),
+}
+
+impl Keys<'_> {
+    /// From `start` on, in the order of their bytes.
+    pub(crate) fn from<'a>(
+        &'a self,
+        start: Bound<&'a str>,
+    ) -> Box<dyn Iterator<Item = (Cow<'a, str>, Entry)> + 'a> {
+        match self {
+            Self::Stored(index) => {
+                Box::new(index.from(start).map(|(key, entry)| (Cow::Borrowed(key), *entry)))
+            }
+            Self::MadeUp(all) => {
+                Box::new(all.from(start).map(|(key, entry)| (Cow::Owned(key), entry)))
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.from(Bound::Unbounded).next().is_none()
+    }
 }
 
 /// All buckets.
@@ -73,6 +106,12 @@ impl Store {
             let _ = fs::remove_dir_all(&scratch);
         }
         Ok(Self { root, buckets: RwLock::default(), scratch_serial: AtomicU64::new(0) })
+    }
+
+    /// Adds the bucket of keys that are made up.
+    pub(crate) fn make_up(&self, names: MadeUp) {
+        let bucket = Bucket { made_up: Some(names), ..Bucket::new(None) };
+        self.buckets.write().insert(made_up::BUCKET.to_owned(), Arc::new(bucket));
     }
 
     /// The path of a new scratch file; `None` if there is no folder.
@@ -119,7 +158,7 @@ impl Store {
     /// Removes an empty bucket.
     pub(crate) fn delete_bucket(&self, name: &str) -> Result<(), S3Error> {
         let bucket = self.bucket(name)?;
-        if !bucket.list("", true, |index| index.is_empty())? {
+        if !bucket.list("", true, |keys| keys.is_empty())? {
             let message = "The bucket you tried to delete is not empty";
             return Err(S3Error::new(http::StatusCode::CONFLICT, "BucketNotEmpty", message));
         }
@@ -154,7 +193,15 @@ impl Store {
 
 impl Bucket {
     fn new(dir: Option<PathBuf>) -> Self {
-        Self { dir, held: RwLock::default(), index: Mutex::new(None) }
+        Self { dir, held: RwLock::default(), index: Mutex::new(None), made_up: None }
+    }
+
+    /// An error if nothing can be stored here.
+    pub(crate) fn refuse_writes(&self) -> Result<(), S3Error> {
+        match self.made_up {
+            Some(_) => Err(S3Error::not_implemented("a write to a bucket that is made up")),
+            None => Ok(()),
+        }
     }
 
     fn path_of(&self, key: &str) -> Option<(&Path, PathBuf)> {
@@ -164,6 +211,10 @@ impl Bucket {
 
     /// Looks an object up and opens it.
     pub(crate) fn find(&self, key: &str) -> Result<Found, S3Error> {
+        if let Some(all) = self.made_up {
+            let (entry, bytes) = all.find(key).ok_or_else(S3Error::no_such_key)?;
+            return Ok(Found { entry, headers: StoredHeaders::new(), data: Data::Memory(bytes) });
+        }
         if let Some(held) = self.held.read().get(key) {
             let data = Data::Memory(held.bytes.clone());
             return Ok(Found { entry: held.entry, headers: held.headers.clone(), data });
@@ -184,6 +235,7 @@ impl Bucket {
         headers: StoredHeaders,
         condition: impl FnOnce(Result<Found, S3Error>) -> Result<(), S3Error>,
     ) -> Result<Entry, S3Error> {
+        self.refuse_writes()?;
         // Written before the lock is taken: only the rename happens under it.
         let place = self.path_of(key);
         let scratch = match (&content, &place) {
@@ -231,6 +283,7 @@ impl Bucket {
 
     /// Deletes an object; one that does not exist is no error, as on S3.
     pub(crate) fn delete(&self, key: &str) -> Result<(), S3Error> {
+        self.refuse_writes()?;
         let mut index = self.index.lock();
         self.held.write().remove(key);
         if let Some((dir, path)) = self.path_of(key)
@@ -251,8 +304,11 @@ impl Bucket {
         &self,
         prefix: &str,
         check: bool,
-        look: impl FnOnce(&Index) -> T,
+        look: impl FnOnce(&Keys<'_>) -> T,
     ) -> Result<T, S3Error> {
+        if let Some(all) = self.made_up {
+            return Ok(look(&Keys::MadeUp(all)));
+        }
         let mut index = self.index.lock();
         let stale = match (&*index, &self.dir) {
             (None, _) => true,
@@ -262,7 +318,7 @@ impl Bucket {
         if stale {
             *index = Some(self.scan()?);
         }
-        Ok(look(index.as_ref().expect("scanned above")))
+        Ok(look(&Keys::Stored(index.as_ref().expect("scanned above"))))
     }
 
     fn scan(&self) -> io::Result<Index> {

@@ -306,3 +306,53 @@ fn unsigned_and_wrongly_signed_requests_are_refused() {
     let signed = format!("AWS4-HMAC-SHA256 Credential=key/{scope}");
     assert_eq!(refused(&signed), "SignatureDoesNotMatch");
 }
+
+#[test]
+fn a_bucket_of_made_up_names_is_listed_as_any_other_and_its_objects_are_what_the_listing_says() {
+    let sim = S3Sim::builder().names(2_345).start().expect("a server");
+    let page = |query: &str| get(&sim, &format!("/names?list-type=2{query}")).text();
+    let first = page("&delimiter=/");
+    let folders: Vec<String> = elements(&first, "CommonPrefixes")
+        .iter()
+        .map(|it| elements(it, "Prefix").remove(0))
+        .collect();
+    assert_eq!(folders, ["n00000000/", "n00000001/", "n00000002/"]);
+    assert_eq!(elements(&first, "IsTruncated"), ["false"]);
+    let mut all = Vec::new();
+    for folder in &folders {
+        let xml = page(&format!("&prefix={folder}"));
+        assert_eq!(elements(&xml, "IsTruncated"), ["false"], "one LIST a folder");
+        all.extend(elements(&xml, "Key"));
+    }
+    // The same without folders, page by page.
+    let (mut flat, mut next) = (Vec::new(), String::new());
+    loop {
+        let xml = page(&format!("&max-keys=700{next}"));
+        flat.extend(elements(&xml, "Key"));
+        let Some(token) = elements(&xml, "NextContinuationToken").pop() else { break };
+        next = format!("&continuation-token={}", encoded(&token));
+    }
+    assert!(
+        flat == all && all.len() == 2_345 && all.is_sorted(),
+        "{} and {}",
+        flat.len(),
+        all.len()
+    );
+    assert_eq!(elements(&page(&format!("&start-after={}", all[2_000])), "Key"), all[2_001..]);
+
+    let key = &all[1_234];
+    let xml = page(&format!("&prefix={key}"));
+    let got = get(&sim, &format!("/names/{key}"));
+    assert_eq!(got.body.len().to_string(), elements(&xml, "Size")[0]);
+    assert_eq!(
+        got.header("etag").trim_matches('"'),
+        elements(&xml, "ETag")[0].replace("&quot;", "")
+    );
+    assert_eq!(got.body[..16], [1_234_u64.to_le_bytes(); 2].concat());
+    assert_eq!(get(&sim, &format!("/names/{}", all[0].replace("0.JPEG", "x.JPEG"))).status, 404);
+    assert_eq!(get(&sim, "/names/n00000002/ILSVRC2012_val_00002345.JPEG").status, 404, "the end");
+    assert_eq!(get(&sim, "/names/n00000000/ILSVRC2012_val_00001234.JPEG").status, 404, "elsewhere");
+    assert_eq!(ask(&sim, "PUT", "/names/new", &[], b"x").status, 501);
+    assert_eq!(ask(&sim, "POST", "/names/new?uploads", &[], b"").status, 501);
+    assert_eq!(ask(&sim, "DELETE", &format!("/names/{key}"), &[], b"").status, 501);
+}
