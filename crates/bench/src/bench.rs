@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 
-use crate::{cluster, compare, evict, http, meta, read, targets, train};
+use crate::{cluster, compare, evict, http, meta, names, read, targets, train};
 
 /// `feedline bench`
 #[derive(Debug, Args)]
@@ -22,6 +22,8 @@ enum BenchCommand {
     Http(http::HttpArgs),
     /// Walk a tree with a stat of every entry
     Meta(meta::MetaArgs),
+    /// A bucket of millions of made-up names: listed, held in memory, and there again at the next start
+    Names(names::NamesArgs),
     /// Simulate what a cache that is too small keeps, by policy, on traces
     Evict(evict::EvictArgs),
     /// The whole target table, side by side with ext4 and s3fs
@@ -49,6 +51,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
         BenchCommand::Read(args) => read::run(&args).map(drop),
         BenchCommand::Http(args) => http::run(&args).map(drop),
         BenchCommand::Meta(args) => meta::run(&args).map(drop),
+        BenchCommand::Names(args) => names::run(&args).map(drop),
         BenchCommand::Evict(args) => evict::run(&args).map(drop),
         BenchCommand::Targets(args) => targets::run(&args).map(drop),
         BenchCommand::Cluster(args) => cluster::run(&args).map(drop),

@@ -179,6 +179,30 @@ impl Fetch {
         Ok(Self { host: host.to_owned(), objects, requests })
     }
 
+    /// Asks the bucket at `url` (`http://HOST:PORT`) for a LIST of each prefix, in the words of a mount. The
+    /// answers are got as objects are, and not looked at.
+    ///
+    /// # Errors
+    ///
+    /// If the address is not plain HTTP.
+    pub(crate) fn lists(url: &str, bucket: &str, prefixes: &[String]) -> Result<Self> {
+        let host = url.strip_prefix("http://").context("the address must begin with http://")?;
+        let request = |prefix: &String| {
+            let prefix = utf8_percent_encode(prefix, NON_ALPHANUMERIC);
+            format!(
+                "GET /{bucket}?encoding-type=url&list-type=2&max-keys=1000&prefix={prefix} HTTP/1.1\r\n\
+                 Host: {host}\r\n\r\n"
+            )
+            .into_bytes()
+        };
+        let object = |prefix: &String| Object { key: prefix.clone(), bytes: None };
+        Ok(Self {
+            host: host.to_owned(),
+            objects: prefixes.iter().map(object).collect(),
+            requests: prefixes.iter().map(request).collect(),
+        })
+    }
+
     /// Gets the objects at the places of `order` once, over so many connections. Blocks; `write` keeps
     /// them below a folder.
     ///
@@ -379,6 +403,9 @@ mod tests {
         let object = Object { key: "a b/c".to_owned(), bytes: None };
         let fetch = Fetch::new("http://h:1/bucket/in/", vec![object]).expect("an address");
         assert!(fetch.requests[0].starts_with(b"GET /bucket/in/a%20b/c HTTP/1.1\r\nHost: h:1\r\n"));
+        let lists = Fetch::lists("http://h:1", "bucket", &["n1/".to_owned()]).expect("an address");
+        let text = std::str::from_utf8(&lists.requests[0]).expect("text");
+        assert!(text.starts_with("GET /bucket?") && text.contains("&prefix=n1%2F HTTP/1.1\r\n"));
         assert!(Fetch::new("https://h/b", Vec::new()).is_err());
         assert!(Fetch::new("http://h", Vec::new()).is_err());
     }

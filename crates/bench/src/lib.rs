@@ -3,7 +3,7 @@
 //! # Reading order
 //!
 //! [`dataset`] makes what is read, [`train`] is the loader (in DALI's order, which `oracle` knows),
-//! [`read`], [`http`] and [`meta`] are the plain measurements, [`targets`] composes them into the table
+//! [`read`], [`http`], [`meta`] and [`names`] are the plain measurements, [`targets`] composes them into the table
 //! that `make bench` prints, [`compare`] into whatever a config file asks for, [`report`] draws results. [`cluster`] starts several
 //! nodes on this machine, in the networks of [`netns`], and measures them. [`evict`] stands apart: it simulates what a cache
 //! that is too small keeps.
@@ -29,6 +29,7 @@ pub mod jpeg;
 mod juicefs;
 pub mod loaders;
 pub mod meta;
+pub mod names;
 pub mod netns;
 pub mod read;
 pub mod report;

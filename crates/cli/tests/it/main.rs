@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper of a test may panic as the test itself may")]
 
+mod bench_names;
 mod cluster;
 mod cluster_etcd;
 mod cluster_facts;
