@@ -1,4 +1,4 @@
-//! The HTTP client that all clouds share, and reading an answer's body under a watchdog.
+//! The HTTP clients, and reading an answer's body under a watchdog.
 //!
 //! # Invariants
 //!
@@ -18,8 +18,12 @@ use object_store::client::{
     Certificate, HttpClient, HttpConnector as _, HttpError, HttpErrorKind, HttpResponseBody,
     ReqwestConnector,
 };
+use tokio::runtime::Handle;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 
 use crate::config::{OpenError, StoreConfig};
+use crate::direct::{self, DirectConfig};
 use crate::failure::Failure;
 
 /// Slower than this is as good as stalled: a page of 4 MiB would take over a minute, and another
@@ -57,11 +61,36 @@ pub(crate) fn client_options(
     Ok(options)
 }
 
-/// A client with `options`.
-pub(crate) fn connect(options: &ClientOptions, location: &str) -> Result<HttpClient, OpenError> {
-    ReqwestConnector::default()
-        .connect(options)
-        .map_err(|e| OpenError::Client { location: location.to_owned(), why: with_sources(&e) })
+/// A client with `options` for the bucket at an address, which errors name by its location.
+pub(crate) fn connect(
+    config: &StoreConfig,
+    options: &ClientOptions,
+    (bucket_url, location): (&str, &str),
+    clock: &Arc<dyn Clock>,
+    tasks: &Handle,
+) -> Result<HttpClient, OpenError> {
+    let error = |why: String| OpenError::Client { location: location.to_owned(), why };
+    let others = ReqwestConnector::default().connect(options);
+    let others = others.map_err(|e| error(with_sources(&e)))?;
+    direct::client(DirectConfig {
+        url: bucket_url.parse().map_err(|e| error(format!("{bucket_url:?} is no URL: {e}")))?,
+        connect_timeout: config.connect_timeout,
+        idle_timeout: POOL_IDLE_TIMEOUT,
+        idle_max: config.requests_in_flight_max,
+        authorities: authorities(config)?,
+        others,
+        clock: Arc::clone(clock),
+        tasks: tasks.clone(),
+    })
+    .map_err(error)
+}
+
+/// The certificates of `--ca-file`, which is known to be one.
+fn authorities(config: &StoreConfig) -> Result<Vec<CertificateDer<'static>>, OpenError> {
+    let Some(path) = &config.ca_file else { return Ok(Vec::new()) };
+    let error = |why: String| OpenError::Certificate { path: path.display().to_string(), why };
+    let pem = std::fs::read(path).map_err(|e| error(e.to_string()))?;
+    CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|e| error(e.to_string()))
 }
 
 /// An error with its causes, which alone often say what happened.

@@ -18,11 +18,12 @@
 //!
 //! # Reading order
 //!
-//! `store.rs` nests everything; `retry.rs` and `limit.rs` are the loop; `s3/` sends requests.
+//! `store.rs` nests everything; `retry.rs` and `limit.rs` are the loop; `s3/` makes requests, `direct` sends them.
 
 mod backend;
 mod cloud;
 mod config;
+mod direct;
 mod failure;
 mod folder;
 mod http;

@@ -68,7 +68,7 @@ impl Store {
         let url = StoreUrl::parse(&config.url)?;
         let stats = Arc::new(StoreStats::default());
         let opened = match url.scheme {
-            Scheme::S3 => open_s3(config, &url, &clock)?,
+            Scheme::S3 => open_s3(config, &url, &clock, &handle)?,
             Scheme::Gcs => open_gcs(config, &url, &clock)?,
             Scheme::Azure => open_azure(config, &url, &clock)?,
             Scheme::File => {
@@ -205,6 +205,7 @@ fn open_s3(
     config: &StoreConfig,
     url: &StoreUrl,
     clock: &Arc<dyn Clock>,
+    handle: &Handle,
 ) -> Result<Opened, OpenError> {
     let environment = &config.environment;
     let profile = if config.anonymous { None } else { read_profile(environment)? };
@@ -253,7 +254,7 @@ fn open_s3(
     let (bucket_url, host) = normalised(&bucket_url)?;
     let backend = S3Backend {
         signer: Signer::new(host, region.clone()),
-        http: connect(&options, &url.base())?,
+        http: connect(config, &options, (&bucket_url, &url.base()), clock, handle)?,
         credentials,
         region,
         bucket_url,

@@ -1,8 +1,8 @@
-//! S3 and what speaks its protocol: GET and ListObjectsV2, signed, over object_store's HTTP client.
+//! S3 and what speaks its protocol: GET and ListObjectsV2, signed, over [`crate::direct`].
 //!
 //! Requests are made here and not through `object_store::ObjectStore`, because that parses every key
 //! of a listing as a path: one key with an empty part, `.` or a control character fails the whole
-//! page, and the slash of a marker `a/` is lost. Its client and credential providers are used.
+//! page, and the slash of a marker `a/` is lost. Its credential providers are used.
 //!
 //! # Invariants
 //!
@@ -173,7 +173,7 @@ impl S3Backend {
             xml::parse_error(&text, &mut answer);
         }
         // The header names the bucket's region on every answer, also where the region is right.
-        // The client follows a redirect to the right region, where its signature is not valid: 403.
+        // A redirect to the right region is followed, where the signature is not valid: 403.
         let is_region_error = parts.status.is_redirection()
             || (parts.status == StatusCode::FORBIDDEN && self.credentials.is_some())
             || answer.code == "AuthorizationHeaderMalformed"
