@@ -280,8 +280,8 @@ fn what_the_bucket_forbids_is_listed_and_a_retry_also_brings_what_a_node_lost_si
 #[test]
 fn what_full_nodes_cannot_take_fails_with_the_reason() {
     let sandbox = Sandbox::new();
-    // 240 MB for three caches of 64 MiB.
-    let cluster = Cluster::planned(&sandbox, 66, 1_600_000, "64MiB", &["--fill", "off"]);
+    // 360 MB for three caches of 64 MiB: nobody owns so little that it fits.
+    let cluster = Cluster::planned(&sandbox, 66, 2_400_000, "64MiB", &["--fill", "off"]);
     (0..NODES).for_each(|node| cluster.mount(node));
     cluster.wait_for_members();
     let job = load(&sandbox, &cluster, 0, &["--wait"]);
