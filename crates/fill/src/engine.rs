@@ -184,6 +184,16 @@ impl Fill {
         }
     }
 
+    /// Somebody wants nothing kept of `path` and below it: data sets there are forgotten until they are read again,
+    /// or what was just read and freed would be fetched once more. Fetches in flight go on. A data set of which
+    /// `path` is a part stays.
+    pub fn forget(&self, path: &str) {
+        let mut state = self.shared.state.lock();
+        self.shared.watch.forget(|folder| is_inside(folder, path));
+        state.groups.forget(path);
+        state.scans.retain(|scan| !is_inside(&scan.set.root, path));
+    }
+
     /// What it does now.
     #[must_use]
     pub fn status(&self) -> FillStatus {

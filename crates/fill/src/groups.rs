@@ -111,6 +111,11 @@ impl Groups {
         Some(Wanted { root: root.to_owned(), flat: false, seen })
     }
 
+    /// Forgets what was read below `path`, as far as it belongs to no set.
+    pub(crate) fn forget(&mut self, path: &str) {
+        self.pending.retain(|parent, _| !is_inside(parent, path));
+    }
+
     /// Files in the root of the tree: nothing is above or beside it.
     fn in_root(&mut self, seen: &Seen) -> Option<Wanted> {
         // No parent has this name: a path part is never empty.

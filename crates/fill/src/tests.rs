@@ -21,6 +21,7 @@ use crate::push::FILES_AHEAD;
 use crate::testing::{FixedTree, SOURCE, Shelf};
 use crate::{Fill, FillConfig, FillParts, FillStatus, Liveness, OrderHint, OrderMemory};
 
+mod forget;
 mod hints;
 mod memory;
 

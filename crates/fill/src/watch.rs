@@ -71,6 +71,11 @@ impl Watch {
         std::mem::take(&mut *self.queue.lock())
     }
 
+    /// Takes back what was reported of some folders.
+    pub(crate) fn forget(&self, is_one: impl Fn(&str) -> bool) {
+        self.queue.lock().retain(|seen| !is_one(&seen.parent));
+    }
+
     /// Completes when something was reported.
     pub(crate) async fn reported(&self) {
         self.wake.notified().await;

@@ -294,6 +294,7 @@ impl NodeAdmin {
     /// Drops what is cached below a path; pinned files stay.
     async fn free_below(&self, path: &str) -> Result<Usage, ApiError> {
         let before = self.usage(path).await?;
+        self.chain.fill.forget(path);
         let mut batches = std::pin::pin!(self.objects_below(path).await?);
         while let Some(batch) = batches.next().await {
             let (directory, files) = batch?;
