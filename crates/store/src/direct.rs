@@ -170,13 +170,22 @@ struct Broken {
 
 impl Broken {
     fn new(unanswered: bool, error: io::Error) -> Self {
-        let kind = if error.kind() == io::ErrorKind::InvalidData {
-            HttpErrorKind::Decode
-        } else {
-            HttpErrorKind::Interrupted
-        };
-        Self { unanswered, error: HttpError::new(kind, error) }
+        Self { unanswered, error: failure(error) }
     }
+}
+
+/// What is no answer, or a connection that broke.
+fn failure(error: io::Error) -> HttpError {
+    let kind = if error.kind() == io::ErrorKind::InvalidData {
+        HttpErrorKind::Decode
+    } else {
+        HttpErrorKind::Interrupted
+    };
+    HttpError::new(kind, error)
+}
+
+fn invalid(why: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why.into())
 }
 
 impl Direct {

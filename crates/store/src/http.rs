@@ -47,16 +47,8 @@ pub(crate) fn client_options(
         .with_pool_idle_timeout(POOL_IDLE_TIMEOUT)
         // As many as may be in flight; fewer would close and reopen them all the time.
         .with_pool_max_idle_per_host(config.requests_in_flight_max);
-    if let Some(path) = &config.ca_file {
-        let error = |why: String| OpenError::Certificate { path: path.display().to_string(), why };
-        let pem = std::fs::read(path).map_err(|e| error(e.to_string()))?;
-        let certificates = Certificate::from_pem_bundle(&pem).map_err(|e| error(e.to_string()))?;
-        if certificates.is_empty() {
-            return Err(error("holds no certificate".into()));
-        }
-        for certificate in certificates {
-            options = options.with_root_certificate(certificate);
-        }
+    for certificate in certificates(config, Certificate::from_pem_bundle)? {
+        options = options.with_root_certificate(certificate);
     }
     Ok(options)
 }
@@ -77,7 +69,7 @@ pub(crate) fn connect(
         connect_timeout: config.connect_timeout,
         idle_timeout: POOL_IDLE_TIMEOUT,
         idle_max: config.requests_in_flight_max,
-        authorities: authorities(config)?,
+        authorities: certificates(config, |pem| CertificateDer::pem_slice_iter(pem).collect())?,
         others,
         clock: Arc::clone(clock),
         tasks: tasks.clone(),
@@ -85,12 +77,19 @@ pub(crate) fn connect(
     .map_err(error)
 }
 
-/// The certificates of `--ca-file`, which is known to be one.
-fn authorities(config: &StoreConfig) -> Result<Vec<CertificateDer<'static>>, OpenError> {
+/// The certificates of `--ca-file`, as `parse` has them; none if it is not set.
+fn certificates<T, E: std::fmt::Display>(
+    config: &StoreConfig,
+    parse: impl FnOnce(&[u8]) -> Result<Vec<T>, E>,
+) -> Result<Vec<T>, OpenError> {
     let Some(path) = &config.ca_file else { return Ok(Vec::new()) };
     let error = |why: String| OpenError::Certificate { path: path.display().to_string(), why };
     let pem = std::fs::read(path).map_err(|e| error(e.to_string()))?;
-    CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().map_err(|e| error(e.to_string()))
+    let certificates = parse(&pem).map_err(|e| error(e.to_string()))?;
+    if certificates.is_empty() {
+        return Err(error("holds no certificate".into()));
+    }
+    Ok(certificates)
 }
 
 /// An error with its causes, which alone often say what happened.

@@ -7,12 +7,12 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use http_body::{Frame, SizeHint};
-use object_store::client::{HttpError, HttpErrorKind};
+use object_store::client::HttpError;
 use tokio_util::io::poll_read_buf;
 
-use super::Connection;
 use super::head::Framing;
 use super::idle::Idle;
+use super::{Connection, failure, invalid};
 
 /// A body up to this comes in one piece; of a longer one the pieces tell that it goes on.
 const PIECE_BYTES: u64 = 256 << 10;
@@ -195,10 +195,6 @@ fn ended() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "end of file before message length reached")
 }
 
-fn invalid(why: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, why)
-}
-
 impl http_body::Body for Body {
     type Data = Bytes;
     type Error = HttpError;
@@ -213,12 +209,7 @@ impl http_body::Body for Body {
                 Ok(None) => {}
                 Err(error) => {
                     self.connection = None;
-                    let kind = if error.kind() == io::ErrorKind::InvalidData {
-                        HttpErrorKind::Decode
-                    } else {
-                        HttpErrorKind::Interrupted
-                    };
-                    return Poll::Ready(Some(Err(HttpError::new(kind, error))));
+                    return Poll::Ready(Some(Err(failure(error))));
                 }
             }
         }

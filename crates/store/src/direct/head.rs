@@ -8,6 +8,8 @@ use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, response};
 use object_store::client::HttpRequest;
 
+use super::invalid;
+
 /// Room for a head: that of S3 has some 500 bytes. What of a body comes with it is copied, so it is no more.
 pub(super) const HEAD_BYTES: usize = 4 << 10;
 
@@ -75,10 +77,6 @@ fn host(request: &HttpRequest) -> &str {
     text.strip_suffix(own).unwrap_or(text)
 }
 
-fn invalid(why: impl Into<String>) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, why.into())
-}
-
 /// Takes the head of an answer from `read`; `None` if it is not whole yet.
 ///
 /// # Errors
@@ -123,7 +121,7 @@ fn taken(head: &httparse::Response<'_, '_>) -> io::Result<Answer> {
     let status = status.map_err(|_| invalid("a status that cannot be"))?;
     let is_new = head.version == Some(1);
     let framing = framing(status, &headers)?;
-    let is_kept = is_new && framing != Framing::Rest && !has_token(&headers, &CONNECTION, "close");
+    let is_kept = is_new && framing != Framing::Rest && !says_close(&headers);
     let (mut parts, ()) = http::Response::new(()).into_parts();
     parts.status = status;
     parts.version = if is_new { Version::HTTP_11 } else { Version::HTTP_10 };
@@ -159,9 +157,10 @@ fn framing(status: StatusCode, headers: &HeaderMap) -> io::Result<Framing> {
     Ok(length.map_or(Framing::Rest, Framing::Length))
 }
 
-fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    headers.get_all(name).iter().any(|value| {
+/// True if the server closes the connection after this answer.
+fn says_close(headers: &HeaderMap) -> bool {
+    headers.get_all(CONNECTION).iter().any(|value| {
         let text = value.to_str().unwrap_or_default();
-        text.split(',').any(|it| it.trim().eq_ignore_ascii_case(token))
+        text.split(',').any(|it| it.trim().eq_ignore_ascii_case("close"))
     })
 }
