@@ -451,7 +451,7 @@ impl StateFile {
             let body = body_before(end, &entries);
             live.insert(Arc::clone(path), Written { checksum: head.checksum, bytes, body });
             if let Content::Kept(old) = content {
-                let offset = end - u64::from(old.bytes);
+                let (offset, _) = body;
                 let new = Arc::new(Kept { file: Arc::clone(&file), offset, ..Kept::clone(old) });
                 moved.push(Moved { path: Arc::clone(path), old: Arc::clone(old), new });
             }
