@@ -294,7 +294,6 @@ impl NodeAdmin {
     /// Drops what is cached below a path; pinned files stay.
     async fn free_below(&self, path: &str) -> Result<Usage, ApiError> {
         let before = self.usage(path).await?;
-        self.chain.fill.forget(path);
         let mut batches = std::pin::pin!(self.objects_below(path).await?);
         while let Some(batch) = batches.next().await {
             let (directory, files) = batch?;
@@ -460,6 +459,7 @@ impl Admin for NodeAdmin {
 
     async fn free(&self, query: PathQuery) -> Result<Usage, ApiError> {
         let query = clean(query);
+        self.chain.fill.forget(&query.path);
         match self.wide(&query) {
             Some(cluster) => self.free_wide(cluster, &query.path).await,
             None => self.free_below(&query.path).await,

@@ -105,7 +105,6 @@ impl NodeAdmin {
     /// As [`NodeAdmin::free_below`], on all nodes.
     pub(super) async fn free_wide(&self, cluster: &Cluster, path: &str) -> Result<Usage, ApiError> {
         let (mut own, mut others) = (self.own_part(cluster), Others::of(cluster).await);
-        self.chain.fill.forget(path);
         let mut batches = std::pin::pin!(self.spots(path, IDS_MAX).await?);
         while let Some(batch) = batches.next().await {
             let ids: Vec<_> = batch?.iter().map(|(directory, at)| id_at(directory, *at)).collect();
