@@ -15,6 +15,8 @@
 use feedline_model::ObjectId;
 use hashbrown::HashTable;
 
+use crate::slots::Slots;
+
 /// What there is of an object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum State {
@@ -151,7 +153,7 @@ impl Record {
 #[derive(Debug, Default)]
 struct Times {
     /// In units of 2^shift uses since `base`, which is in these units too.
-    used: Vec<u16>,
+    used: Slots<u16>,
     base: u64,
     shift: u32,
     /// The latest stamp given.
@@ -196,17 +198,15 @@ impl Times {
 /// All records of a cache.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    records: Vec<Record>,
+    records: Slots<Record>,
     times: Times,
     table: HashTable<u32>,
     free: Vec<u32>,
 }
 
 impl Index {
-    /// Makes room for `additional` more records at once.
+    /// Makes room in the table for `additional` more records at once.
     pub(crate) fn reserve(&mut self, additional: usize) {
-        self.records.reserve_exact(additional);
-        self.times.used.reserve_exact(additional);
         let records = &self.records;
         self.table.reserve(additional, |slot| records[*slot as usize].id.hash64());
     }
@@ -250,12 +250,6 @@ impl Index {
                 slot
             }
             None => {
-                if self.records.len() == self.records.capacity() {
-                    // By a sixteenth, not by doubling: the bound of 48 bytes holds at any number.
-                    let more = self.records.len() / 16 + 1024;
-                    self.records.reserve_exact(more);
-                    self.times.used.reserve_exact(more);
-                }
                 self.records.push(record);
                 self.times.used.push(self.times.latest);
                 u32::try_from(self.records.len() - 1).expect("fewer than 4 billion objects")
@@ -301,8 +295,8 @@ impl Index {
     /// Bytes of memory it takes.
     #[cfg(test)]
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.records.capacity() * size_of::<Record>()
-            + self.times.used.capacity() * size_of::<u16>()
+        self.records.memory_bytes()
+            + self.times.used.memory_bytes()
             + self.table.allocation_size()
             + self.free.capacity() * size_of::<u32>()
     }

@@ -48,6 +48,7 @@ mod partial;
 mod push;
 mod readahead;
 mod reuse;
+mod slots;
 mod stats;
 mod sums;
 pub mod worth;
