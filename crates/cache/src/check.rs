@@ -15,6 +15,9 @@ use crate::index::{Record, State};
 /// How long the scrub rests when there is nothing to read.
 const IDLE: Duration = Duration::from_secs(60);
 
+/// What a file counts for in the pace of the scrub at least: opening a tiny one costs as much.
+const FILE_BYTES: u64 = 64 << 10;
+
 /// How far a check has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CheckProgress {
@@ -187,7 +190,8 @@ impl Shared {
         self.tasks.spawn_on(task, &self.handle);
     }
 
-    /// Checks the next object from `slot` on. Returns the slot after it (0: all seen) and bytes.
+    /// Checks the next object from `slot` on. Returns the slot after it (0: all seen) and the bytes that
+    /// it counts for.
     fn scrub_step(&self, from: usize) -> (usize, u64) {
         let found = {
             let index = self.index.lock();
@@ -199,7 +203,7 @@ impl Shared {
         let Some((slot, id)) = found else { return (0, 0) };
         match self.check_one(&id, &|| true) {
             Checked::Absent => (slot + 1, 0),
-            Checked::Sound(bytes) | Checked::Corrupt(bytes) => (slot + 1, bytes),
+            Checked::Sound(bytes) | Checked::Corrupt(bytes) => (slot + 1, bytes.max(FILE_BYTES)),
         }
     }
 }

@@ -29,7 +29,7 @@ const OPEN_FILES_MAX: usize = 256;
 const WHOLE_BYTES_MAX: u64 = 1 << 20;
 
 /// Bytes read at a time to verify a file.
-const VERIFY_BYTES: usize = 1 << 20;
+const VERIFY_BYTES: u64 = 256 << 10;
 
 #[derive(Debug, Default)]
 struct OpenState {
@@ -152,13 +152,13 @@ impl Shared {
         record: &Record,
         is_wanted: &dyn Fn() -> bool,
     ) -> io::Result<bool> {
-        let mut buffer = vec![0; VERIFY_BYTES];
+        let mut buffer = zeroed(&(0..record.size().min(VERIFY_BYTES)));
         let (mut at, mut crc) = (0, 0);
         while at < record.size() {
             if !is_wanted() {
                 return Err(io::ErrorKind::Interrupted.into());
             }
-            let length = (record.size() - at).min(VERIFY_BYTES as u64);
+            let length = (record.size() - at).min(VERIFY_BYTES);
             let part = &mut buffer[..usize::try_from(length).expect("at most a buffer")];
             match dir.disk.read_at(file, part, at) {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),

@@ -237,6 +237,30 @@ async fn the_scrub_finds_a_flipped_bit_at_its_pace() {
     expect_whole(&cache, &objects[1], 1).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_scrub_takes_its_time_over_tiny_files_too() {
+    let bench = Bench::new();
+    let objects = bench.objects(33, 10);
+    let mut config = bench.config(QUOTA);
+    config.scrub_bytes_per_s = 64 << 10;
+    let cache = bench.open_config(config);
+    for (seed, object) in objects.iter().enumerate() {
+        expect_whole(&cache, object, seed as u64).await;
+    }
+    settled(&cache).await;
+    let path = file_of(&bench.dir(), &objects[32]);
+    std::fs::write(&path, b"other byte").unwrap();
+    let mut slept = Duration::ZERO;
+    while cache.stats().corrupt() == 0 {
+        slept += bench.clock.advance_to_next().await;
+        assert!(slept < Duration::from_secs(300), "the scrub never found it");
+    }
+    // A minute, and a second for each file before; the index has them in any order.
+    let order = cache.shared.index.lock();
+    let before = (0..33).find(|slot| order.at(*slot).is_none()).expect("it was dropped");
+    assert!(slept >= Duration::from_secs(60 + before as u64), "{before} files in {slept:?}");
+}
+
 /// Makes the clean marker one of another boot.
 fn reboot(dir: &std::path::Path) {
     let marker = dir.join("clean");
