@@ -12,6 +12,43 @@ use tokio::sync::watch;
 use crate::inner::{Inner, Outcome, wait};
 use crate::namespace::Namespace;
 
+/// Of a walk that passes through: names listed ahead of the visitor, by the mean of the directories before.
+/// A load takes some thousand a second, and a LIST under way holds the answer's XML and its entries, a
+/// megabyte for a thousand names.
+const NAMES_AHEAD: usize = 8_192;
+
+/// Directories listed ahead before anything is known of their size, and of very large ones.
+const AHEAD_MIN: usize = 4;
+
+/// How far ahead of its visitor a walk lists.
+#[derive(Debug, Clone, Copy)]
+enum Ahead {
+    /// As many directories as may be listed at a time.
+    All,
+    /// So many that their names are few; counted are the directories visited, and the names in them.
+    Few { directories: usize, names: usize },
+}
+
+impl Ahead {
+    fn visited(&mut self, directory: &Directory) {
+        if let Self::Few { directories, names } = self {
+            *directories += 1;
+            *names += directory.len();
+        }
+    }
+
+    fn directories(self, lists_max: usize) -> usize {
+        match self {
+            Self::All => lists_max,
+            Self::Few { directories: 0, .. } => AHEAD_MIN.min(lists_max),
+            Self::Few { directories, names } => {
+                let mean = names.div_ceil(directories).max(1);
+                (NAMES_AHEAD / mean).max(AHEAD_MIN).min(lists_max)
+            }
+        }
+    }
+}
+
 /// A directory still to be visited.
 struct Next {
     path: String,
@@ -52,9 +89,9 @@ impl Namespace {
         self.go_over(path, false)
     }
 
-    /// A [walk](Namespace::walk) that leaves no listing in memory which was not there for others: when
-    /// the visitor asks for the next, the last one is left to the state file, if there is one. Who
-    /// needs it later has it from there, without a LIST.
+    /// A [walk](Namespace::walk) that lists some thousand names ahead, and leaves no listing in memory
+    /// which was not there for others: when the visitor asks for the next, the last one is left to the
+    /// state file, if there is one. Who needs it later has it from there, without a LIST.
     pub fn pass_through(
         &self,
         path: &str,
@@ -69,20 +106,22 @@ impl Namespace {
     ) -> impl Stream<Item = Result<Arc<Directory>, ReadError>> + Send + use<> {
         let inner = Arc::clone(&self.inner);
         let stack = vec![Next { path: path.to_owned(), begun: None }];
-        let walk = (inner, stack, None::<Arc<Directory>>);
-        stream::unfold(walk, move |(inner, mut stack, last)| async move {
+        let ahead = if passes { Ahead::Few { directories: 0, names: 0 } } else { Ahead::All };
+        let walk = (inner, stack, None::<Arc<Directory>>, ahead);
+        stream::unfold(walk, move |(inner, mut stack, last, mut ahead)| async move {
             if let (Some(last), Some(persist)) = (last, &inner.persist) {
                 persist.rest(last);
             }
             loop {
-                let ahead = stack.iter_mut().rev().take(inner.lists_max);
-                ahead.for_each(|next| next.begin(&inner));
+                let next = stack.iter_mut().rev().take(ahead.directories(inner.lists_max));
+                next.for_each(|next| next.begin(&inner));
                 let Next { path, begun } = stack.pop()?;
                 let visited = wait(begun?, &path).await;
                 let mut last = None;
                 let item = match visited {
                     Ok(None) => continue,
                     Ok(Some(directory)) => {
+                        ahead.visited(&directory);
                         last = passes.then(|| Arc::clone(&directory));
                         // The first in name order comes to lie on top.
                         let below = (0..directory.len()).rev().map(|index| directory.entry(index));
@@ -93,8 +132,23 @@ impl Namespace {
                     }
                     Err(error) => Err(error),
                 };
-                return Some((item, (inner, stack, last)));
+                return Some((item, (inner, stack, last, ahead)));
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Ahead;
+
+    #[test]
+    fn what_passes_through_lists_as_many_directories_ahead_as_have_some_thousand_names() {
+        let few = |directories, names| Ahead::Few { directories, names }.directories(64);
+        assert_eq!([few(0, 0), few(1, 10_000)], [4, 4], "nothing is known, and large ones");
+        assert_eq!([few(10, 10_000), few(40, 10_000)], [8, 32]);
+        assert_eq!([few(100, 10_000), few(100, 0)], [64, 64], "small ones");
+        assert_eq!(Ahead::Few { directories: 0, names: 0 }.directories(2), 2);
+        assert_eq!(Ahead::All.directories(64), 64);
     }
 }
