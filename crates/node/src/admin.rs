@@ -293,12 +293,15 @@ impl NodeAdmin {
 
     /// Drops what is cached below a path; pinned files stay.
     async fn free_below(&self, path: &str) -> Result<Usage, ApiError> {
+        let (_, paths) = self.places_of(path);
+        // What is being fetched ahead has time to arrive while the files are counted.
+        self.free_these(Vec::new(), &paths).await;
         let before = self.usage(path).await?;
         let mut batches = std::pin::pin!(self.objects_below(path).await?);
         while let Some(batch) = batches.next().await {
             let (directory, files) = batch?;
             let ids = files.iter().map(|index| id_at(&directory, *index)).collect();
-            self.chain.cache.free(ids, false).await;
+            self.free_these(ids, &paths).await;
         }
         let after = self.usage(path).await?;
         let freed_files = before.cached_files.saturating_sub(after.cached_files);
@@ -459,7 +462,6 @@ impl Admin for NodeAdmin {
 
     async fn free(&self, query: PathQuery) -> Result<Usage, ApiError> {
         let query = clean(query);
-        self.chain.fill.forget(&query.path);
         match self.wide(&query) {
             Some(cluster) => self.free_wide(cluster, &query.path).await,
             None => self.free_below(&query.path).await,

@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use feedline_node::api::{ClusterStatus, Status};
 use feedline_node::registry;
@@ -134,6 +135,41 @@ fn free_and_pin_and_check_are_done_on_all_nodes() {
     assert!(parts.iter().all(|part| 0 < number(&part["bytes"])), "{freed:#}");
     let usage = run(&sandbox, &cluster, &["du", "--json"]).json();
     assert_eq!(number(&usage["cluster"]["bytes"]), 0, "{usage:#}");
+    end(&sandbox, &cluster);
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a turn of other processes takes real time")]
+fn what_one_node_frees_no_other_fetches_again() {
+    // Given two nodes that fetch ahead for their readers,
+    let sandbox = Sandbox::new();
+    let cluster = Cluster::start(&sandbox, 26, &[]);
+    let sets = |node: usize| cluster.status(node)["fill"]["data_sets"].as_array().unwrap().clone();
+    cluster.read_on(1..NODES, 0, 0..FILES);
+    wait_until("all to be where it is wanted", || {
+        let is_idle = |node: usize| cluster.status(node)["fill"]["in_flight"] == 0;
+        let has_all = |node: usize| sets(node).iter().any(|set| set["state"] == "complete");
+        (0..NODES).all(is_idle) && (1..NODES).all(has_all)
+    });
+    // when a third one, which knows nothing of them, is told to free the data set,
+    assert_eq!(sets(0), [Value::Null; 0]);
+    let freed = run(&sandbox, &cluster, &["free", "--json"]).json();
+    assert!(COUNT <= number(&freed["cluster"]["files"]), "{freed:#}");
+    // then they forget it as well: in a turn of their engines nothing has come back,
+    for node in 1..NODES {
+        assert_eq!(sets(node), [Value::Null; 0], "node {node}");
+    }
+    let gets = sandbox.sim.stats().get;
+    std::thread::sleep(Duration::from_millis(1_500));
+    let usage = run(&sandbox, &cluster, &["du", "--json"]).json();
+    assert_eq!(number(&usage["cluster"]["files"]), 0, "{usage:#}");
+    assert_eq!(sandbox.sim.stats().get, gets);
+    // until somebody reads there again.
+    cluster.read(1, 1, 0..40);
+    wait_until("the rest to be fetched again", || {
+        let usage = run(&sandbox, &cluster, &["du", "--json"]).json();
+        number(&usage["cluster"]["files"]) == COUNT
+    });
     end(&sandbox, &cluster);
 }
 

@@ -98,8 +98,8 @@ impl NodeAdmin {
                 Some(ids) => Told::Held { held: self.held(&ids) },
                 None => nonsense(),
             },
-            Question::Free { ids } => match ids_of_text(&ids) {
-                Some(ids) => self.free_these(ids).await,
+            Question::Free { ids, places } => match ids_of_text(&ids) {
+                Some(ids) => self.free_these(ids, &self.paths_of(&places)).await,
                 None => nonsense(),
             },
             Question::Check { ids } => match ids_of_text(&ids) {
@@ -134,8 +134,10 @@ impl NodeAdmin {
         held.collect()
     }
 
-    /// Drops these; the bytes are those of their content.
-    pub(super) async fn free_these(&self, ids: Vec<ObjectId>) -> Told {
+    /// Drops these, which lie below these paths; the bytes are those of their content. Every `free` of this node
+    /// comes through here: what is dropped and not forgotten by fill is fetched again at once.
+    pub(super) async fn free_these(&self, ids: Vec<ObjectId>, paths: &[String]) -> Told {
+        paths.iter().for_each(|path| self.chain.fill.forget(path));
         let here = |ids: &[ObjectId]| -> u64 {
             ids.iter().map(|id| self.chain.cache.cached_bytes(id)).sum()
         };
@@ -166,8 +168,7 @@ impl NodeAdmin {
 
     /// Keeps what lies at these places, as far as they are mounted here and this node owns it, or lets go.
     async fn change_pins(&self, places: &[Place], on: bool, noted: bool) -> Told {
-        let mounted = self.mounted_places();
-        let paths: Vec<_> = places.iter().flat_map(|place| place.paths(&mounted)).collect();
+        let paths = self.paths_of(places);
         if paths.is_empty() {
             return Told::Failed { message: "it does not mount this".into() };
         }
@@ -189,6 +190,20 @@ impl NodeAdmin {
             }
         }
         Told::Kept { files, bytes }
+    }
+
+    /// Where a path lies in the buckets, and all paths of this node's tree that lie there, itself among them.
+    pub(super) fn places_of(&self, path: &str) -> (Vec<Place>, Vec<String>) {
+        let places = Place::of_path(path, &self.mounted_places());
+        let mut paths = self.paths_of(&places);
+        paths.push(path.to_owned());
+        (places, paths)
+    }
+
+    /// Where these places are in this node's tree; empty if they are not mounted here.
+    fn paths_of(&self, places: &[Place]) -> Vec<String> {
+        let mounted = self.mounted_places();
+        places.iter().flat_map(|place| place.paths(&mounted)).collect()
     }
 
     /// What is mounted here, for [`Place`].

@@ -16,8 +16,14 @@ pub(super) enum Question {
     Status,
     /// Which of these it holds.
     Held { ids: Vec<String> },
-    /// To drop these, but for what is pinned or in use there.
-    Free { ids: Vec<String> },
+    /// To drop these, but for what is pinned or in use there, and to fetch nothing below these places ahead until
+    /// somebody reads there again.
+    Free {
+        ids: Vec<String>,
+        /// An older version names none.
+        #[serde(default)]
+        places: Vec<Place>,
+    },
     /// To read back those of these that it has.
     Check { ids: Vec<String> },
     /// To keep what it owns below these places, from now on.
@@ -189,6 +195,9 @@ mod tests {
     fn what_a_newer_version_asks_or_says_is_known_as_such() {
         let question: Question = serde_json::from_str(r#"{"ask":"sing","song":1}"#).unwrap();
         assert_eq!(question, Question::Unknown);
+        // And what an older one asks with fewer words.
+        let question: Question = serde_json::from_str(r#"{"ask":"free","ids":[]}"#).unwrap();
+        assert_eq!(question, Question::Free { ids: Vec::new(), places: Vec::new() });
         let told: Told = serde_json::from_str(r#"{"told":"sung"}"#).unwrap();
         assert_eq!(told, Told::Unknown);
     }

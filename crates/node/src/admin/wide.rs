@@ -105,11 +105,15 @@ impl NodeAdmin {
     /// As [`NodeAdmin::free_below`], on all nodes.
     pub(super) async fn free_wide(&self, cluster: &Cluster, path: &str) -> Result<Usage, ApiError> {
         let (mut own, mut others) = (self.own_part(cluster), Others::of(cluster).await);
+        let (places, paths) = self.places_of(path);
+        // Before anything is dropped, for what one node still fetches ahead brings it back on another.
+        let question = Question::Free { ids: Vec::new(), places: places.clone() };
+        tokio::join!(self.free_these(Vec::new(), &paths), others.order(&question));
         let mut batches = std::pin::pin!(self.spots(path, IDS_MAX).await?);
         while let Some(batch) = batches.next().await {
             let ids: Vec<_> = batch?.iter().map(|(directory, at)| id_at(directory, *at)).collect();
-            let question = Question::Free { ids: ids_as_text(&ids) };
-            let (here, told) = tokio::join!(self.free_these(ids), others.order(&question));
+            let question = Question::Free { ids: ids_as_text(&ids), places: places.clone() };
+            let (here, told) = tokio::join!(self.free_these(ids, &paths), others.order(&question));
             add_freed(&mut own, &here);
             for (at, told) in told {
                 add_freed(&mut others.get_mut(at).usage, &told);
