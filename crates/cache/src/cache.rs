@@ -481,7 +481,7 @@ impl ObjectIndex for Cache {
         if flight.is_settled() {
             return None;
         }
-        flight.raise(Priority::Demand);
+        flight.urgency.raise(Priority::Demand);
         Some(Box::pin(async move { flight.settled().await }))
     }
 

@@ -115,17 +115,17 @@ impl Shared {
         let range = page_range(landed.page, landed.object.version.size);
         let length = range.end - range.start;
         let permit = loop {
-            let priority = flight.priority();
+            let priority = flight.urgency.priority();
             tokio::select! {
                 permit = self.budget.acquire(length, priority, || self.flights.shed()) => {
                     break permit;
                 }
                 // Asked for again, this time in the demand queue.
-                () = flight.upgraded() => {}
+                () = flight.urgency.until_demand(), if priority == Priority::Fill => {}
             }
         };
         self.counters.misses.add(1);
-        let read = self.next.read(&landed.object, range, flight.priority()).await;
+        let read = self.next.read_shared(&landed.object, range, &flight.urgency).await;
         let bytes = match read {
             Ok(bytes) if bytes.len() as u64 == length => bytes,
             Ok(bytes) => {
@@ -207,7 +207,7 @@ impl Shared {
         if keeping == Keeping::Pass {
             // What fill brought is at its owner now, which is what it was for: here it would push out
             // what a reader is in the middle of.
-            if landed.flight.priority() == Priority::Demand {
+            if landed.flight.urgency.priority() == Priority::Demand {
                 self.pass_on(landed);
             }
             return;
@@ -239,8 +239,11 @@ impl Shared {
 
     /// What right to a place an object has that a read brought.
     fn claim(&self, landed: &Landed, keeping: Keeping) -> Claim {
-        let claim =
-            self.worth.claim(&landed.id, self.next_use(&landed.id), landed.flight.priority());
+        let claim = self.worth.claim(
+            &landed.id,
+            self.next_use(&landed.id),
+            landed.flight.urgency.priority(),
+        );
         match keeping {
             Keeping::Copy => claim.of_copy(),
             Keeping::Own | Keeping::Pass if self.has_copies() => claim.of_own(),

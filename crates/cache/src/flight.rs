@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use feedline_model::{ObjectId, Priority, ReadError};
+use feedline_model::{ObjectId, Priority, ReadError, Urgency};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
@@ -24,8 +24,8 @@ type Outcome = Option<Result<Bytes, ReadError>>;
 #[derive(Debug)]
 pub(crate) struct Flight {
     outcome: watch::Sender<Outcome>,
-    demanded: AtomicBool,
-    upgraded: Notify,
+    /// The highest with which anybody asked; whoever fetches hears when it rises.
+    pub(crate) urgency: Urgency,
     /// Its bytes are on disk or given up: nothing more becomes of it.
     is_settled: AtomicBool,
     settled: Notify,
@@ -35,28 +35,10 @@ impl Flight {
     fn new(priority: Priority) -> Arc<Self> {
         Arc::new(Self {
             outcome: watch::Sender::new(None),
-            demanded: AtomicBool::new(priority == Priority::Demand),
-            upgraded: Notify::new(),
+            urgency: Urgency::new(priority),
             is_settled: AtomicBool::new(false),
             settled: Notify::new(),
         })
-    }
-
-    /// The highest priority that anybody asked with.
-    pub(crate) fn priority(&self) -> Priority {
-        if self.demanded.load(Ordering::Acquire) { Priority::Demand } else { Priority::Fill }
-    }
-
-    /// Somebody else asks with this priority.
-    pub(crate) fn raise(&self, priority: Priority) {
-        if priority == Priority::Demand && !self.demanded.swap(true, Ordering::AcqRel) {
-            self.upgraded.notify_one();
-        }
-    }
-
-    /// Completes when a demand read has joined a fill.
-    pub(crate) async fn upgraded(&self) {
-        self.upgraded.notified().await;
     }
 
     /// Hands the outcome to everyone who waits or will.
@@ -135,7 +117,7 @@ impl Flights {
     ) -> Boarding {
         let mut state = self.state.lock();
         if let Some(flight) = state.flights.get(&key) {
-            flight.raise(priority);
+            flight.urgency.raise(priority);
             return Boarding::Joined(flight.clone());
         }
         // Under the lock: a flight leaves the board only after its bytes are to be found here.

@@ -8,7 +8,8 @@
 //!
 //! # Invariants
 //!
-//! - Only reads for which somebody waits are hedged: fill and loads wait.
+//! - Only reads for which somebody waits are hedged, and from when on somebody does: fill and loads wait, until a
+//!   demand read joins them.
 //! - Who comes first is used, the other one's request is dropped.
 //! - Requests that may cost the bucket one are a small share of the demand reads that go to peers, and hedges under
 //!   way have a maximum.
@@ -19,7 +20,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use feedline_model::{BlockSource, Clock, Priority};
+use feedline_model::{BlockSource, Clock, Priority, Urgency};
 use tokio::sync::Semaphore;
 
 use crate::fault::{Fault, Reason};
@@ -96,10 +97,9 @@ impl Joined {
     ) -> Result<(Bytes, From), Fault> {
         let signs = Signs::default();
         let asked = read(way.peer, way.wanted, false, &signs);
-        if way.wanted.priority != Priority::Demand || !way.peer.says_at_once() {
+        if !way.peer.says_at_once() {
             return asked.await.map(|bytes| (bytes, From::Peer));
         }
-        self.hedges.earn();
         let (asked, other) = (pin!(asked), pin!(self.elsewhere(next, way, &signs)));
         tokio::select! {
             biased;
@@ -118,12 +118,14 @@ impl Joined {
         way: Way<'_>,
         signs: &Signs,
     ) -> (Bytes, From) {
-        let sent = signs.until_sent().await;
+        let wait = Wait::begin(&*self.peers.world.clock, signs, way.wanted.urgency).await;
+        self.hedges.earn();
+        let sent = signs.until_sent().await.max(wait.since);
         let bounds = way.peer.pace.bounds();
         let start = sent + pace::way(way.wanted.bytes(), way.peer.in_flight());
-        if is_silent_until(&*self.peers.world.clock, signs, start + bounds.ask).await {
+        if wait.is_silent_until(start + bounds.ask).await {
             // Apart, so that the reads that need none of it are small.
-            let second = Box::pin(self.second_way(next, way, signs, start + bounds.late));
+            let second = Box::pin(self.second_way(next, way, wait, start + bounds.late));
             if let Some(given) = second.await {
                 return given;
             }
@@ -136,10 +138,10 @@ impl Joined {
         &self,
         next: &dyn BlockSource,
         way: Way<'_>,
-        signs: &Signs,
+        wait: Wait<'_>,
         late_at: Duration,
     ) -> Option<(Bytes, From)> {
-        let clock = &*self.peers.world.clock;
+        let clock = wait.clock;
         let room = self.hedges.room.try_acquire().ok();
         if room.is_some() {
             let left = late_at.saturating_sub(clock.monotonic());
@@ -147,15 +149,15 @@ impl Joined {
                 return Some((bytes, From::Peer));
             }
         }
-        if !is_silent_until(clock, signs, late_at).await {
+        if !wait.is_silent_until(late_at).await {
             return None;
         }
         let now = clock.monotonic();
-        let says_so = signs.said().is_some();
-        if !says_so && late_at + OVERSLEPT < now {
+        if !wait.has_news() && late_at + OVERSLEPT < now {
             return None;
         }
         self.is_late(way.peer, now);
+        let says_so = wait.signs.said().is_some();
         let may_cost = says_so || way.peer.pace.is_suspect();
         if room.is_none() || !may_cost || !self.hedges.take() {
             return None;
@@ -191,9 +193,9 @@ impl Joined {
         let is_next = |node: &NodeId| *node != way.node && self.is_up(way.epoch, *node);
         let stand_in = way.order.iter().copied().find(is_next)?;
         if stand_in == self.me {
-            let Wanted { object, range, priority, .. } = way.wanted;
+            let Wanted { object, range, urgency, .. } = way.wanted;
             // What the bucket says now it says again, if the peer fails as well.
-            let bytes = next.read(object, (*range).clone(), *priority).await.ok()?;
+            let bytes = next.read_shared(object, (*range).clone(), urgency).await.ok()?;
             return Some((bytes, From::Bucket));
         }
         let peer = self.peer(way.epoch, stand_in)?;
@@ -222,17 +224,97 @@ impl Joined {
     }
 }
 
-/// True at that time if the peer has said nothing by then, or as soon as it says that only its disk is waited for;
-/// false once it says that it is fetching.
-async fn is_silent_until(clock: &dyn Clock, signs: &Signs, at: Duration) -> bool {
-    let left = at.saturating_sub(clock.monotonic());
-    let _ = within(clock, left, signs.until_said()).await;
-    signs.said().is_none_or(|said| said.is_here)
+/// Somebody waits for what is heard of a read.
+#[derive(Debug, Clone, Copy)]
+struct Wait<'a> {
+    clock: &'a dyn Clock,
+    signs: &'a Signs,
+    /// From when on; zero if it was from the start.
+    since: Duration,
+}
+
+impl<'a> Wait<'a> {
+    /// Completes when somebody does: at once for a demand read, and for a fill when one joins it.
+    async fn begin(clock: &'a dyn Clock, signs: &'a Signs, urgency: &Urgency) -> Self {
+        if urgency.priority() == Priority::Demand {
+            return Self { clock, signs, since: Duration::ZERO };
+        }
+        urgency.until_demand().await;
+        Self { clock, signs, since: clock.monotonic() }
+    }
+
+    /// True if the peer has said something since.
+    fn has_news(&self) -> bool {
+        self.signs.said().is_some_and(|said| self.since <= said.at)
+    }
+
+    /// True at that time if the peer has said nothing by then, or as soon as it says that only its disk is waited
+    /// for; false if it says that it is fetching. What it said before is no reason to wait less.
+    async fn is_silent_until(&self, at: Duration) -> bool {
+        let left = at.saturating_sub(self.clock.monotonic());
+        if self.signs.said().is_some() && !self.has_news() {
+            self.clock.sleep(left).await;
+        } else {
+            let _ = within(self.clock, left, self.signs.until_said()).await;
+        }
+        self.signs.said().is_none_or(|said| said.is_here)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use feedline_testkit::FakeClock;
+    use futures::FutureExt as _;
+
     use super::*;
+    use crate::pace::Said;
+
+    const fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn the_time_of_a_fill_counts_from_when_a_demand_read_joins_it() {
+        let (clock, signs) = (FakeClock::new(), Signs::default());
+        let urgency = Urgency::new(Priority::Fill);
+        let mut begin = pin!(Wait::begin(&clock, &signs, &urgency));
+        clock.advance(ms(700));
+        assert!(begin.as_mut().now_or_never().is_none(), "nobody waits for a fill");
+        urgency.raise(Priority::Demand);
+        let wait = begin.now_or_never().expect("somebody does");
+        assert_eq!(wait.since, ms(700));
+        let urgent = Urgency::new(Priority::Demand);
+        let from_the_start = Wait::begin(&clock, &signs, &urgent).now_or_never();
+        assert_eq!(from_the_start.map(|wait| wait.since), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn what_a_peer_said_before_somebody_waits_is_no_reason_to_wait_less() {
+        let clock = FakeClock::new();
+        let says = |is_here, at| {
+            let signs = Signs::default();
+            signs.heard(Said { is_here, at });
+            signs
+        };
+        clock.advance(ms(1_000));
+        let silent_at = |signs: &Signs, since, at| {
+            let wait = Wait { clock: &clock, signs, since };
+            wait.is_silent_until(at).now_or_never()
+        };
+        // Its disk: known for long, and heard while somebody waits.
+        let (before, since) = (says(true, ms(300)), ms(500));
+        assert_eq!(silent_at(&before, since, ms(1_001)), None);
+        assert_eq!(silent_at(&before, since, ms(1_000)), Some(true));
+        assert_eq!(silent_at(&says(true, ms(600)), since, ms(5_000)), Some(true));
+        assert_eq!(silent_at(&before, Duration::ZERO, ms(5_000)), Some(true));
+        // Its bucket: never a reason.
+        assert_eq!(silent_at(&says(false, ms(300)), since, ms(1_000)), Some(false));
+        assert_eq!(silent_at(&says(false, ms(600)), since, ms(5_000)), Some(false));
+        assert_eq!(silent_at(&Signs::default(), since, ms(1_001)), None);
+        assert_eq!(silent_at(&Signs::default(), since, ms(1_000)), Some(true));
+    }
 
     #[test]
     fn a_few_per_cent_of_the_reads_may_cost_the_bucket_a_request() {

@@ -21,7 +21,9 @@ use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use feedline_model::{BlockSource, Keeping, Object, ObjectId, Ownership, Priority, ReadError};
+use feedline_model::{
+    BlockSource, Keeping, Object, ObjectId, Ownership, Priority, ReadError, Urgency,
+};
 
 use crate::fault::{Fault, Reason};
 use crate::handover::Handover;
@@ -76,10 +78,14 @@ pub(crate) struct Wanted<'a> {
     pub(crate) object: &'a Object,
     pub(crate) id: ObjectId,
     pub(crate) range: &'a Range<u64>,
-    pub(crate) priority: Priority,
+    pub(crate) urgency: &'a Urgency,
 }
 
 impl Wanted<'_> {
+    pub(crate) fn priority(&self) -> Priority {
+        self.urgency.priority()
+    }
+
     pub(crate) fn bytes(&self) -> u64 {
         self.range.end.saturating_sub(self.range.start)
     }
@@ -116,12 +122,21 @@ impl BlockSource for Link {
         range: Range<u64>,
         priority: Priority,
     ) -> Result<Bytes, ReadError> {
+        self.read_shared(object, range, &Urgency::new(priority)).await
+    }
+
+    async fn read_shared(
+        &self,
+        object: &Object,
+        range: Range<u64>,
+        urgency: &Urgency,
+    ) -> Result<Bytes, ReadError> {
         if let Some(joined) = self.joined.get()
-            && let Some(bytes) = joined.ask_peers(&*self.next, object, &range, priority).await
+            && let Some(bytes) = joined.ask_peers(&*self.next, object, &range, urgency).await
         {
             return Ok(bytes);
         }
-        self.next.read(object, range, priority).await
+        self.next.read_shared(object, range, urgency).await
     }
 }
 
@@ -169,7 +184,7 @@ impl Joined {
         next: &dyn BlockSource,
         object: &Object,
         range: &Range<u64>,
-        priority: Priority,
+        urgency: &Urgency,
     ) -> Option<Bytes> {
         let epoch = self.membership.current();
         if epoch.members().len() < 2 || range.is_empty() || ITEM_BYTES_MAX < range.end - range.start
@@ -178,7 +193,7 @@ impl Joined {
         }
         let id = object.id();
         let order = candidates(&id, epoch.weights());
-        let wanted = Wanted { object, id, range, priority };
+        let wanted = Wanted { object, id, range, urgency };
         let mut asked = 0;
         for node in &order {
             if *node == self.me {
@@ -188,7 +203,7 @@ impl Joined {
                 break;
             }
             let Some(peer) = self.peer(&epoch, *node) else { continue };
-            if let Some(reason) = self.passes_over(&epoch, &peer, *node, priority) {
+            if let Some(reason) = self.passes_over(&epoch, &peer, *node, wanted.priority()) {
                 peer.counters.pass(reason);
                 continue;
             }
@@ -301,7 +316,7 @@ pub(crate) async fn read(
     signs: &Signs,
 ) -> Result<Bytes, Fault> {
     let request = ReadRequest {
-        demand: wanted.priority == Priority::Demand,
+        demand: wanted.priority() == Priority::Demand,
         only_cached,
         items: vec![Item::new(wanted.object, &wanted.id, wanted.range)],
     };

@@ -23,6 +23,7 @@ pub mod error;
 pub mod object;
 pub mod page;
 pub mod source;
+pub mod urgency;
 
 pub use clock::Clock;
 pub use directory::{Directory, DirectoryBuilder, EntryKind, EntryRef};
@@ -33,3 +34,4 @@ pub use source::{
     ListPage, ListRequest, ListedObject, Lister, NextUse, ObjectHolder, ObjectIndex, Ownership,
     Priority, Push, Residence, Summed, Tree,
 };
+pub use urgency::Urgency;

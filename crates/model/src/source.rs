@@ -12,6 +12,7 @@ use bytes::Bytes;
 use crate::directory::Directory;
 use crate::error::ReadError;
 use crate::object::{Object, ObjectId, SourceId, Version};
+use crate::urgency::Urgency;
 
 /// How urgent a read is. Someone waits for a demand read; a fill read gives way to it everywhere.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
@@ -43,6 +44,21 @@ pub trait BlockSource: fmt::Debug + Send + Sync {
         range: Range<u64>,
         priority: Priority,
     ) -> Result<Bytes, ReadError>;
+
+    /// As [`BlockSource::read`], for a read that others may join: it may become more urgent while it is under way.
+    /// A link that does nothing about that may leave it.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`BlockSource::read`].
+    async fn read_shared(
+        &self,
+        object: &Object,
+        range: Range<u64>,
+        urgency: &Urgency,
+    ) -> Result<Bytes, ReadError> {
+        self.read(object, range, urgency.priority()).await
+    }
 }
 
 /// Bytes of an object and their checksum.

@@ -12,7 +12,7 @@ use feedline_cluster::wire::summed;
 use feedline_model::page::{PAGE_BYTES, page_range, pages_of};
 use feedline_model::{
     BlockSource, CachedFile, CheckedSource, Clock as _, Keeping, Object, ObjectHolder, ObjectId,
-    ObjectIndex, Ownership as _, Priority, Push, ReadError, Residence, Summed,
+    ObjectIndex, Ownership as _, Priority, Push, ReadError, Residence, Summed, Urgency,
 };
 use futures::FutureExt as _;
 use futures::future::Shared;
@@ -137,15 +137,18 @@ type Outcome = Result<Bytes, ReadError>;
 /// Whoever waits for one is woken in the order of asking: a channel that draws lots would not do.
 type Flight = Shared<oneshot::Receiver<Outcome>>;
 
+/// What whoever runs a flight needs of it.
+type Boarded = (oneshot::Sender<Outcome>, Arc<Urgency>);
+
 #[derive(Debug, Default)]
 struct Flights {
-    board: BTreeMap<Page, Flight>,
+    board: BTreeMap<Page, (Flight, Arc<Urgency>)>,
     tasks: JoinSet<()>,
 }
 
-fn flight() -> (oneshot::Sender<Outcome>, Flight) {
+fn flight(priority: Priority) -> (oneshot::Sender<Outcome>, Flight, Arc<Urgency>) {
     let (lands, flight) = oneshot::channel();
-    (lands, flight.shared())
+    (lands, flight.shared(), Arc::new(Urgency::new(priority)))
 }
 
 /// The cache of one life of a node.
@@ -205,13 +208,16 @@ impl Cache {
                 return Ok(bytes);
             }
             match flights.board.get(&page) {
-                Some(flight) if !self.broken.is(Sabotage::NoSingleFlight) => flight.clone(),
+                Some((flight, urgency)) if !self.broken.is(Sabotage::NoSingleFlight) => {
+                    urgency.raise(priority);
+                    flight.clone()
+                }
                 _ => {
-                    let (lands, flight) = flight();
-                    flights.board.insert(page, flight.clone());
+                    let (lands, flight, urgency) = flight(priority);
+                    flights.board.insert(page, (flight.clone(), Arc::clone(&urgency)));
                     while flights.tasks.try_join_next().is_some() {}
                     let this = Arc::clone(self);
-                    let task = async move { drop(lands.send(this.fly(page, priority).await)) };
+                    let task = async move { drop(lands.send(this.fly(page, &urgency).await)) };
                     flights.tasks.spawn_on(task, &self.runtime);
                     flight
                 }
@@ -227,16 +233,16 @@ impl Cache {
         }
     }
 
-    async fn fly(&self, page: Page, priority: Priority) -> Result<Bytes, ReadError> {
+    async fn fly(&self, page: Page, urgency: &Urgency) -> Result<Bytes, ReadError> {
         let object = &self.bucket.contents[page.0].object;
         let range = page_range(page.1, object.version.size);
         let result = match self.broken.is(Sabotage::PeersIgnored) {
-            true => self.door.read(object, range, priority).await,
-            false => self.link.read(object, range, priority).await,
+            true => self.door.read_shared(object, range, urgency).await,
+            false => self.link.read_shared(object, range, urgency).await,
         };
         self.land(page, &result);
         if self.broken.once(Sabotage::PartOfPage) {
-            let _ = self.door.read(object, 0..1, priority).await;
+            let _ = self.door.read_shared(object, 0..1, urgency).await;
         }
         result
     }
@@ -271,15 +277,15 @@ impl Cache {
                     if self.disk.lock().page(page).is_some() {
                         continue;
                     }
-                    if let Some(flight) = flights.board.get(&page) {
+                    if let Some((flight, _)) = flights.board.get(&page) {
                         waits.push(flight.clone());
                     } else if self.link.keeping(&object.id()) == Keeping::Own {
                         own.push(page);
                     } else {
-                        let (lands, flight) = flight();
-                        flights.board.insert(page, flight.clone());
+                        let (lands, flight, urgency) = flight(Priority::Fill);
+                        flights.board.insert(page, (flight.clone(), Arc::clone(&urgency)));
                         waits.push(flight);
-                        mine.push((page, lands));
+                        mine.push((page, (lands, urgency)));
                     }
                 }
             }
@@ -293,9 +299,10 @@ impl Cache {
         }
     }
 
-    async fn batch(self: Arc<Self>, mine: Vec<(Page, oneshot::Sender<Outcome>)>) {
-        let (pages, lands): (Vec<Page>, Vec<_>) =
-            mine.into_iter().map(|(page, lands)| (page, Mutex::new(Some(lands)))).unzip();
+    async fn batch(self: Arc<Self>, mine: Vec<(Page, Boarded)>) {
+        let (pages, boarded): (Vec<Page>, Vec<_>) = mine.into_iter().unzip();
+        let (lands, urgencies): (Vec<_>, Vec<_>) =
+            boarded.into_iter().map(|(lands, urgency)| (Mutex::new(Some(lands)), urgency)).unzip();
         let object = |page: Page| self.bucket.contents[page.0].object.clone();
         let range = |page: Page| page_range(page.1, object(page).version.size);
         let wanted: Vec<_> = pages.iter().map(|page| (object(*page), range(*page))).collect();
@@ -308,8 +315,9 @@ impl Cache {
         left.sort_unstable();
         let one_by_one = left.into_iter().map(|at| {
             let (this, page, lands) = (&self, pages[at], lands[at].lock().take());
+            let urgency = &urgencies[at];
             async move {
-                let result = this.fly(page, Priority::Fill).await;
+                let result = this.fly(page, urgency).await;
                 drop(lands.map(|lands| lands.send(result)));
             }
         });

@@ -1,12 +1,18 @@
 //! Hits, misses, single flight, read-ahead, and the read chain's contract.
 
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
 use feedline_model::page::PAGE_BYTES;
-use feedline_model::{BlockSource as _, ObjectIndex as _, Priority, ReadError};
+use feedline_model::{BlockSource, Object, ObjectIndex as _, Priority, ReadError, Urgency};
 use feedline_testkit::conformance;
 use feedline_testkit::{MemorySource, object_bytes};
 use futures::FutureExt as _;
 
 use super::support::{Bench, QUOTA, eventually, expect_whole, read, settled};
+use crate::Cache;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_keeps_the_contract_of_the_read_chain() {
@@ -53,6 +59,58 @@ async fn a_hundred_readers_cost_one_get_and_a_dropped_one_cancels_nobody() {
     assert_eq!(std::fs::read(super::support::file_of(&bench.dir(), &object)).unwrap(), all);
     expect_whole(&cache, &object, 0).await;
     assert_eq!(bench.source.reads_total(), 1);
+}
+
+/// Gives nothing to a fill before somebody waits for it.
+#[derive(Debug)]
+struct OnDemand(Arc<MemorySource>);
+
+#[async_trait]
+impl BlockSource for OnDemand {
+    async fn read(
+        &self,
+        object: &Object,
+        range: Range<u64>,
+        priority: Priority,
+    ) -> Result<Bytes, ReadError> {
+        self.read_shared(object, range, &Urgency::new(priority)).await
+    }
+
+    async fn read_shared(
+        &self,
+        object: &Object,
+        range: Range<u64>,
+        urgency: &Urgency,
+    ) -> Result<Bytes, ReadError> {
+        urgency.until_demand().await;
+        self.0.read(object, range, urgency.priority()).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_fetches_hears_when_a_demand_read_joins_a_fill() {
+    let bench = Bench::new();
+    let next = Arc::new(OnDemand(bench.source.clone()));
+    let (clock, runtime) = (bench.clock.shared(), tokio::runtime::Handle::current());
+    let cache = Cache::open(bench.config(QUOTA), next, clock, runtime).unwrap();
+    let objects = bench.objects(2, 10_000);
+    let mut fills: Vec<_> =
+        objects.iter().map(|object| cache.read(object, 0..10_000, Priority::Fill)).collect();
+    assert!(fills.iter_mut().all(|fill| fill.as_mut().now_or_never().is_none()));
+    // Its request is under way, not only queued.
+    eventually("both to be fetched", || cache.stats().misses == 2).await;
+    // Somebody reads the one, and waits for the arrival of the other.
+    let arrival = cache.arrival(&objects[0]).expect("a fill is under way");
+    let mut demand = cache.read(&objects[1], 0..10, Priority::Demand);
+    assert!(demand.as_mut().now_or_never().is_none());
+    eventually("both to be given", || bench.source.reads_total() == 2).await;
+    assert_eq!(demand.await.unwrap(), object_bytes(1, 10_000).slice(..10));
+    arrival.await;
+    for (seed, fill) in (0..).zip(fills) {
+        assert_eq!(fill.await.unwrap(), object_bytes(seed, 10_000));
+    }
+    assert_eq!((cache.stats().misses, bench.source.reads_total()), (2, 2));
+    settled(&cache).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

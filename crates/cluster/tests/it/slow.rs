@@ -4,8 +4,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use feedline_cluster::{PeerState, PeerStatus, Reason};
-use feedline_model::Object;
-use feedline_testkit::{MemorySource, RealClock};
+use feedline_model::{BlockSource as _, Object, Priority, Urgency};
+use feedline_testkit::{MemorySource, RealClock, object_bytes};
 use futures::StreamExt as _;
 
 use crate::common::{Node, Plan, eventually, three};
@@ -123,4 +123,70 @@ async fn bucket_is_slow(delay: Duration) {
         }
     }
     panic!("an owner that waited for the bucket was taken for slow");
+}
+
+/// How often a peer was passed by for being slow.
+fn passed_as_slow(by: &Node, of: &Node) -> u64 {
+    let passed = seen(by, of).passed;
+    passed.iter().find(|(reason, _)| *reason == Reason::Slow).map_or(0, |(_, count)| *count)
+}
+
+/// Reads an object through the link, as a cache has it read for fill. If it is `joined`, a demand read comes once
+/// the request is under way.
+async fn fill(by: &Node, owner: &Node, (seed, object): &(u64, Object), joined: bool) {
+    let (size, urgency) = (object.version.size, Urgency::new(Priority::Fill));
+    let asked = |node: &Node| seen(node, owner).requests;
+    let before = asked(by);
+    let join = async {
+        eventually("the request to be under way", || before < asked(by)).await;
+        if joined {
+            urgency.raise(Priority::Demand);
+        }
+    };
+    let (read, ()) = tokio::join!(by.link.read_shared(object, 0..size, &urgency), join);
+    assert!(read.unwrap() == object_bytes(*seed, size), "wrong bytes of {}", object.key);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fill_is_waited_for_until_a_demand_read_joins_it() {
+    // A machine that stands still while the owner takes its time has the reads come from elsewhere: not three times.
+    let mut seen_as = Vec::new();
+    for _ in 0..3 {
+        // Given an owner that has become slow, and of one of its objects another node with a copy,
+        let (nodes, bucket) = three(&Plan::default()).await;
+        let mut objects = warm(&nodes, &bucket, 48).await;
+        let (slow, had) = (objects.split_off(41), objects.pop().unwrap());
+        let [first, owner, third] = &nodes;
+        for (seed, object) in &objects {
+            first.reads(object, *seed).await;
+        }
+        third.reads(&had.1, had.0).await;
+        owner.cache.slow_ms.store(SLOW_MS, Ordering::Relaxed);
+        let (gets, served) = (bucket.reads_total(), third.cluster.status().served);
+        let counted = || {
+            let fell_back = first.cluster.status().fell_back;
+            let served = third.cluster.status().served - served;
+            (passed_as_slow(first, owner), served, bucket.reads_total() - gets, fell_back)
+        };
+        // then fills come from it, however long that takes and however often;
+        for one in &slow[..3] {
+            fill(first, owner, one, false).await;
+        }
+        let alone = counted();
+        // one that is joined from whoever has it,
+        fill(first, owner, &had, true).await;
+        let given = counted();
+        // or who fetches it, out of the budget, once it is known that the owner is late.
+        let mut joined = 0;
+        while counted().3 == 0 && joined < 4 {
+            fill(first, owner, &slow[3 + joined], true).await;
+            joined += 1;
+        }
+        let fetched = counted();
+        if (alone, given, fetched) == ((0, 0, 0, 0), (1, 1, 0, 0), (2, 2, 1, 1)) && 1 < joined {
+            return;
+        }
+        seen_as.push((alone, given, fetched, joined));
+    }
+    panic!("passed by, served by the next, GETs, fell back: {seen_as:?}");
 }
