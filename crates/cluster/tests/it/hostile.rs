@@ -100,6 +100,25 @@ async fn wrong_bytes_are_found_by_their_checksum() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_place_that_flips_on_the_way_gives_nobody_the_bytes_of_another_object() {
+    // Given the answer to two reads of one length, and in the place of the first a bit that makes it the second,
+    let mut answer = right();
+    answer[1] ^= 1;
+    answer.extend(frame(FrameKind::Bytes, 0, &object_bytes(SEED + 1, SIZE)));
+    let scene = Scene::new(WIRE, says(move || whole(answer.clone()))).await;
+    let other = scene.bucket.insert_seeded("other", SEED + 1, SIZE);
+    scene.node.knows(2).await;
+    // then none of it is used.
+    let wanted = [(scene.object.clone(), 0..SIZE), (other, 0..SIZE)];
+    let took = |place: usize, _: Bytes| panic!("{place} was taken");
+    let mut left = scene.node.link.read_many(&wanted, Priority::Fill, took).await;
+    left.sort_unstable();
+    assert_eq!(left, [0, 1]);
+    let passed = scene.node.cluster.status().peers[0].passed.clone();
+    assert_eq!((passed, scene.peer.reads()), (vec![(Reason::Wrong, 1)], 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn answers_of_the_wrong_length_or_kind_are_refused() {
     let long = frame(FrameKind::Bytes, 0, &object_bytes(SEED, SIZE + 1));
     let short = frame(FrameKind::Bytes, 0, &object_bytes(SEED, SIZE - 1));
