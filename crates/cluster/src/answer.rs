@@ -4,20 +4,44 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use feedline_http1::Body;
 use feedline_model::Clock;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::fault::{Fault, Reason};
+use crate::lanes::Lane;
 use crate::pace::{Said, Signs};
 use crate::parts::within;
 use crate::wire::{FrameKind, Frames, REASON_BYTES_MAX};
 
+/// The body of an answer, by the way it came.
+#[derive(Debug)]
+pub(crate) enum Way {
+    Http2(Incoming),
+    Lane(Body<Lane>),
+}
+
+impl Way {
+    /// The next piece, of which `missing` bytes belong together; `None` at the end.
+    async fn piece(&mut self, missing: usize) -> Option<Result<Bytes, Fault>> {
+        let frame = match self {
+            Self::Http2(body) => body.frame().await?.map_err(|error| Fault::unreachable(&error)),
+            Self::Lane(body) => {
+                // What a frame carries is read into a buffer of its own, where it begins.
+                body.limit_piece(missing);
+                body.frame().await?.map_err(|error| Fault::broken(&error))
+            }
+        };
+        Some(frame.map(|frame| frame.into_data().unwrap_or_default()))
+    }
+}
+
 /// An answer under way. Dropping it ends the request.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    body: Incoming,
+    body: Way,
     frames: Frames,
     /// Of each item; `None` once it has come.
     lengths: Vec<Option<u64>>,
@@ -35,7 +59,7 @@ pub(crate) type Given = (usize, Result<Bytes, Fault>);
 
 impl Answer {
     pub(crate) fn new(
-        body: Incoming,
+        body: Way,
         lengths: Vec<u64>,
         clock: Arc<dyn Clock>,
         started: Duration,
@@ -123,14 +147,12 @@ impl Answer {
         if left.is_zero() {
             return Err(Fault::new(Reason::Silent, format!("no end after {:?}", self.took())));
         }
-        let clock = Arc::clone(&self.clock);
-        match within(&*clock, left.min(self.patience), self.body.frame()).await {
+        let (clock, missing) = (Arc::clone(&self.clock), self.frames.missing());
+        match within(&*clock, left.min(self.patience), self.body.piece(missing)).await {
             None => Err(Fault::new(Reason::Silent, format!("nothing after {:?}", self.took()))),
-            Some(Some(Err(error))) => Err(Fault::unreachable(&error)),
-            Some(Some(Ok(frame))) => {
-                if let Ok(piece) = frame.into_data() {
-                    self.frames.push(piece);
-                }
+            Some(Some(Err(fault))) => Err(fault),
+            Some(Some(Ok(piece))) => {
+                self.frames.push(piece);
                 Ok(true)
             }
             Some(None)

@@ -15,6 +15,7 @@ use crate::fault::Reason;
 use crate::greeters::{Greeters, since_ms};
 use crate::handover::Handover;
 use crate::hedge::Hedges;
+use crate::lanes;
 use crate::link::{Joined, Link, LinkCounters};
 use crate::load::{LoadQueues, Loads};
 use crate::marks::Marks;
@@ -84,6 +85,7 @@ impl Cluster {
             clock: Arc::clone(&parts.clock),
             entropy: parts.entropy,
             runtime: parts.runtime,
+            lanes_room: lanes::room(),
             answer_max: config.answer_max,
         };
         let (marks, handover) = (Arc::new(Marks::default()), Arc::new(Handover::new()));

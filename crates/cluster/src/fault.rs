@@ -127,6 +127,14 @@ impl Fault {
         Self::new(Reason::Unreachable, message)
     }
 
+    /// A connection broke in the middle of an answer, or what came is none.
+    pub(crate) fn broken(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::InvalidData => Self::new(Reason::Wrong, error.to_string()),
+            _ => Self::unreachable(error),
+        }
+    }
+
     /// Somebody is there and is not trusted, or nobody is.
     pub(crate) fn no_connection(error: &io::Error) -> Self {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<Untrusted>()) {

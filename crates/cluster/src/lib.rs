@@ -44,6 +44,8 @@ mod greeters;
 mod handover;
 mod health;
 mod hedge;
+mod hello;
+mod lanes;
 mod link;
 mod load;
 mod marks;

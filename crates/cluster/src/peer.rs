@@ -12,32 +12,33 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use feedline_model::Clock;
-use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http::{Response, StatusCode};
 use hyper::body::Incoming;
-use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper::client::conn::http2::Builder;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Semaphore};
 
-use crate::answer::Answer;
+use crate::answer::{Answer, Way as Body};
 use crate::ask::Reply;
 use crate::fault::{Fault, Reason};
 use crate::greeters::now_ms;
 use crate::health::Health;
+use crate::hello::{
+    Answered, Fresh, HELLO_LIMIT, Introduction, Sender, agreed, encode, refused, request, whole,
+};
+use crate::lanes::{Lane, Lanes};
 use crate::load::LoadAnswer;
 use crate::net::Net;
 use crate::pace::{Pace, Signs};
 use crate::parts::{Entropy, OnRuntime, within};
 use crate::roll::Lives;
 use crate::timer::ClockTimer;
-use crate::token::{End, Token};
+use crate::token::Token;
 use crate::versions::Versions;
 use crate::wire::{
-    ASK_PATH, Challenge, Frames, HELLO_PATH, Hello, HelloAnswer, LOAD_PATH, LoadRequest, READ_PATH,
-    REASON_BYTES_MAX, ReadRequest, Refusal, WIRE_HEADER, from_hex, hex,
+    ASK_PATH, Frames, HelloAnswer, LOAD_PATH, LoadRequest, READ_PATH, ReadRequest, WIRE_HEADER,
 };
 
 /// Connections to one peer: two, so that a lost packet holds up half and two cores share the work.
@@ -45,9 +46,6 @@ const CONNECTIONS: usize = 2;
 
 /// Requests to one peer under way at most, over all connections.
 pub(crate) const REQUESTS_MAX: usize = 256;
-
-/// How long a connection and its hello may take: a few round trips, and a lost packet's resend.
-const HELLO_LIMIT: Duration = Duration::from_secs(3);
 
 /// What one stream may have on its way: a whole page and its frames, so that it never waits.
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
@@ -84,6 +82,8 @@ pub(crate) struct World {
     pub(crate) timer: ClockTimer,
     pub(crate) entropy: Entropy,
     pub(crate) runtime: Handle,
+    /// See `lanes`.
+    pub(crate) lanes_room: Arc<Semaphore>,
     /// See [`crate::ClusterConfig::answer_max`].
     pub(crate) answer_max: Duration,
 }
@@ -116,8 +116,6 @@ impl Counters {
     }
 }
 
-type Sender = SendRequest<Full<Bytes>>;
-
 #[derive(Debug, Clone)]
 struct Line {
     way: Way,
@@ -144,9 +142,6 @@ impl Way {
 /// An answer, and the version that it is to be of.
 type Sent = (Response<Incoming>, u32);
 
-/// Who answered a hello, and the version that both ends use from then on.
-type Met = (HelloAnswer, u32);
-
 /// One peer, by address.
 #[derive(Debug)]
 pub(crate) struct Peer {
@@ -157,6 +152,7 @@ pub(crate) struct Peer {
     /// The version that the newest connection uses; 0: there was none yet.
     wire: AtomicU32,
     permits: Arc<Semaphore>,
+    lanes: Lanes,
     says_at_once: AtomicBool,
     pub(crate) health: Health,
     pub(crate) pace: Pace,
@@ -168,6 +164,7 @@ impl Peer {
     pub(crate) fn new(address: Arc<str>, world: World) -> Self {
         Self {
             address,
+            lanes: Lanes::new(&world),
             world,
             lines: Default::default(),
             turn: AtomicUsize::new(0),
@@ -195,6 +192,10 @@ impl Peer {
         Some(self.wire.load(Ordering::Relaxed)).filter(|wire| 0 < *wire)
     }
 
+    fn introduction(&self) -> Introduction<'_> {
+        Introduction { world: &self.world, passed_by: self.health.is_down() }
+    }
+
     /// Counts a fault, and passes the peer by for a while if it says so.
     pub(crate) fn note(&self, fault: &Fault) {
         self.counters.pass(fault.reason);
@@ -213,9 +214,10 @@ impl Peer {
         let greeting = async {
             // Not under the lock: reads go on meanwhile.
             let line = self.lines[0].lock().await.clone();
-            if let Some(mut line) = line
+            if let Some(line) = line
                 && !line.way.sender.is_closed()
-                && let Ok(answer) = self.hello_again(&mut line.way.sender).await
+                && let mut fresh = Fresh::Http2(line.way.sender.clone())
+                && let Ok(answer) = self.introduction().hello_again(&mut fresh).await
             {
                 self.lives.met(answer.instance);
                 return Ok(answer);
@@ -248,13 +250,53 @@ impl Peer {
             Fault::new(Reason::Full, format!("{REQUESTS_MAX} requests are under way to it"))
         })?;
         let started = self.clock().monotonic();
-        let response = self.post_within(READ_PATH, request, patience, signs).await?;
-        if response.status() != StatusCode::OK {
-            return Err(self.refusal(response, patience).await);
-        }
+        let body = match self.ask_lane(request, patience, signs).await {
+            Some(asked) => Body::Lane(asked?),
+            None => {
+                let response = self.post_within(READ_PATH, request, patience, signs).await?;
+                Body::Http2(self.accepted(response, patience).await?)
+            }
+        };
         let clock = Arc::clone(&self.world.clock);
         let limits = (patience, self.world.answer_max);
-        Ok(Answer::new(response.into_body(), lengths, clock, started, limits, permit))
+        Ok(Answer::new(body, lengths, clock, started, limits, permit))
+    }
+
+    /// The answer to a read for which somebody waits, over a lane; `None`: it is to go over HTTP/2.
+    async fn ask_lane(
+        &self,
+        request: &ReadRequest,
+        patience: Duration,
+        signs: &Signs,
+    ) -> Option<Result<feedline_http1::Body<Lane>, Fault>> {
+        if !request.demand || request.items.len() != 1 || self.health.is_gone() {
+            return None;
+        }
+        let body = match encode(request) {
+            Ok(body) => body,
+            Err(fault) => return Some(Err(fault)),
+        };
+        let sent = self.lanes.ask((&self.world, &self.address), &body, patience, signs).await?;
+        self.counters.requests.fetch_add(1, Ordering::Relaxed);
+        let agreed = sent.and_then(|(response, wire)| {
+            agreed(Versions::only(wire), response.headers())?;
+            Ok(response)
+        });
+        Some(match agreed {
+            Ok(response) => self.accepted(response, patience).await,
+            Err(fault) => Err(fault),
+        })
+    }
+
+    /// The body of an answer that is one.
+    async fn accepted<B>(&self, response: Response<B>, patience: Duration) -> Result<B, Fault>
+    where
+        B: Answered,
+    {
+        match response.status() {
+            StatusCode::OK => Ok(response.into_body()),
+            _ => Err(self.refusal(response, patience).await),
+        }
     }
 
     /// Has it bring in what a request names; the answer is still to come.
@@ -337,8 +379,8 @@ impl Peer {
     }
 
     /// What an answer that is none says.
-    async fn refusal(&self, response: Response<Incoming>, patience: Duration) -> Fault {
-        match self.whole(response, patience).await {
+    async fn refusal<B: Answered>(&self, response: Response<B>, patience: Duration) -> Fault {
+        match whole((response.status(), response.into_body()), self.clock(), patience).await {
             Ok((status, body)) => refused(status, &body),
             Err(fault) => fault,
         }
@@ -407,131 +449,18 @@ impl Peer {
             .keep_alive_while_idle(true)
             .handshake(TokioIo::new(stream))
             .await;
-        let (mut sender, connection) = handshake.map_err(|error| Fault::unreachable(&error))?;
+        let (sender, connection) = handshake.map_err(|error| Fault::unreachable(&error))?;
         let address = Arc::clone(&self.address);
         self.world.runtime.spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(peer = %address, %error, "a connection ended");
             }
         });
-        let (answer, wire) = self.hello(&mut sender).await?;
+        let mut fresh = Fresh::Http2(sender.clone());
+        let (answer, wire) = self.introduction().hello(&mut fresh).await?;
         self.lives.met(answer.instance);
         self.wire.store(wire, Ordering::Relaxed);
         self.says_at_once.store(answer.says_at_once, Ordering::Relaxed);
         Ok(Line { way: Way { sender, wire }, answer })
     }
-
-    /// The first words on a connection: each end shows that it knows the token, if there is one.
-    async fn hello(&self, sender: &mut Sender) -> Result<Met, Fault> {
-        let me = &self.world.me;
-        let ours = self.world.entropy.nonce();
-        let (status, body, wire) = self.post(sender, &self.our_hello(hex(&ours), None)).await?;
-        match (status, &me.token) {
-            (StatusCode::OK, None) => Ok((decode(&body)?, wire)),
-            (StatusCode::OK, Some(_)) => Err(Fault::new(
-                Reason::Refused,
-                "it asks for no token: give it the file token in cluster_secrets as well",
-            )),
-            (StatusCode::UNAUTHORIZED, None) => Err(Fault::new(
-                Reason::Refused,
-                "it wants the cluster's token: give this node the file token in cluster_secrets as well",
-            )),
-            (StatusCode::UNAUTHORIZED, Some(token)) => {
-                let challenge: Challenge = decode(&body)?;
-                let theirs = from_hex(&challenge.nonce)
-                    .filter(|it| token.is_proof(End::Server, &ours, it, &challenge.proof));
-                let theirs = theirs.ok_or_else(|| {
-                    Fault::new(Reason::Refused, "it has another token (cluster_secrets)")
-                })?;
-                let proof = token.prove(End::Client, &ours, &theirs);
-                let hello = self.our_hello(hex(&ours), Some(proof));
-                match self.post(sender, &hello).await? {
-                    (StatusCode::OK, body, wire) => Ok((decode(&body)?, wire)),
-                    (status, body, _) => Err(refused(status, &body)),
-                }
-            }
-            (status, _) => Err(refused(status, &body)),
-        }
-    }
-
-    /// On a connection that has been let in.
-    async fn hello_again(&self, sender: &mut Sender) -> Result<HelloAnswer, Fault> {
-        match self.post(sender, &self.our_hello(String::new(), None)).await? {
-            (StatusCode::OK, body, _) => decode(&body),
-            (status, body, _) => Err(refused(status, &body)),
-        }
-    }
-
-    fn our_hello(&self, nonce: String, proof: Option<String>) -> Hello {
-        let HelloAnswer { wire, version, node, instance, quota_bytes, .. } =
-            self.world.me.hello.clone();
-        let passed_by = self.health.is_down();
-        Hello { wire, version, node, instance, quota_bytes, nonce, proof, passed_by }
-    }
-
-    /// Sends a hello: what is answered, and the version that both ends speak.
-    async fn post(
-        &self,
-        sender: &mut Sender,
-        hello: &Hello,
-    ) -> Result<(StatusCode, Bytes, u32), Fault> {
-        let ours = self.world.me.wire;
-        let sent = sender.send_request(request(HELLO_PATH, encode(hello)?, ours)).await;
-        let response = sent.map_err(|error| Fault::unreachable(&error))?;
-        let wire = agreed(ours, response.headers())?;
-        let (status, body) = self.whole(response, HELLO_LIMIT).await?;
-        Ok((status, body, wire))
-    }
-
-    /// The whole of a short answer.
-    async fn whole(
-        &self,
-        response: Response<Incoming>,
-        limit: Duration,
-    ) -> Result<(StatusCode, Bytes), Fault> {
-        let status = response.status();
-        let body = Limited::new(response.into_body(), REASON_BYTES_MAX).collect();
-        match within(self.clock(), limit, body).await {
-            Some(Ok(body)) => Ok((status, body.to_bytes())),
-            Some(Err(error)) => Err(Fault::new(Reason::Wrong, error.to_string())),
-            None => Err(Fault::new(Reason::Silent, "its answer did not end")),
-        }
-    }
-}
-
-fn request(path: &'static str, body: Bytes, said: Versions) -> Request<Full<Bytes>> {
-    // The authority is of no meaning between nodes: the connection is.
-    let mut request = Request::post(format!("http://peer{path}"))
-        .header(http::header::CONTENT_TYPE, "application/json")
-        .body(Full::new(body))
-        .expect("fixed parts make a request");
-    said.write(request.headers_mut());
-    request
-}
-
-fn encode(value: &impl Serialize) -> Result<Bytes, Fault> {
-    let text = serde_json::to_vec(value);
-    text.map(Bytes::from).map_err(|error| Fault::new(Reason::Refused, error.to_string()))
-}
-
-fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
-    serde_json::from_slice(body).map_err(|error| Fault::new(Reason::Wrong, error.to_string()))
-}
-
-fn refused(status: StatusCode, body: &[u8]) -> Fault {
-    let message = match serde_json::from_slice::<Refusal>(body) {
-        Ok(refusal) => refusal.message,
-        Err(_) => format!("status {status}"),
-    };
-    Fault::new(Reason::Refused, message)
-}
-
-/// The version that both ends speak; ours may be the one that was agreed on.
-fn agreed(ours: Versions, headers: &HeaderMap) -> Result<u32, Fault> {
-    let said = Versions::read(headers);
-    said.and_then(|said| ours.common(said)).ok_or_else(|| {
-        let said = said.map_or_else(|| "no version".into(), |said| said.to_string());
-        let message = format!("it speaks {said} between nodes, we speak {ours}: update one");
-        Fault::new(Reason::Version, message)
-    })
 }

@@ -4,7 +4,8 @@
 //!
 //! - A connection is a stranger's until it has shown what it is; then it has a seat among the guests or among the
 //!   nodes, and a stranger's is free again.
-//! - Each kind has its own number of seats: guests, however many, never keep a node out.
+//! - Each kind has its own number of seats: guests, however many, never keep a node out, nor do nodes that open lanes
+//!   keep out one that has no connection yet.
 //! - A node stays one, whatever else it asks for.
 
 use std::sync::Arc;
@@ -19,8 +20,11 @@ const STRANGERS_MAX: usize = 512;
 /// Connections of guests: a hundred processes with the ten that boto3 opens. An idle one costs about 20 KiB.
 const GUESTS_MAX: usize = 1_024;
 
-/// Connections of nodes: two from each of 500.
+/// Connections of nodes that speak HTTP/2: two from each of 500.
 const NODES_MAX: usize = 1_024;
+
+/// Connections of nodes that speak HTTP/1.1 (`lanes`): all that 64 of them open. Who finds none free does without.
+const LANES_MAX: usize = 1_024;
 
 /// What a connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +35,8 @@ pub(crate) enum Kind {
     Guest,
     /// A node that was let in.
     Node,
+    /// The same, for one read at a time.
+    Lane,
 }
 
 impl Kind {
@@ -40,6 +46,7 @@ impl Kind {
             Self::Stranger => STRANGERS_MAX,
             Self::Guest => GUESTS_MAX,
             Self::Node => NODES_MAX,
+            Self::Lane => LANES_MAX,
         }
     }
 }
@@ -47,7 +54,7 @@ impl Kind {
 /// All seats of a port.
 #[derive(Debug)]
 pub(crate) struct Seats {
-    free: [Arc<Semaphore>; 3],
+    free: [Arc<Semaphore>; 4],
 }
 
 /// One connection's seat, until dropped.
@@ -59,7 +66,7 @@ pub(crate) struct Seat {
 
 impl Seats {
     pub(crate) fn new() -> Arc<Self> {
-        let kinds = [Kind::Stranger, Kind::Guest, Kind::Node];
+        let kinds = [Kind::Stranger, Kind::Guest, Kind::Node, Kind::Lane];
         let free = kinds.map(|kind| Arc::new(Semaphore::new(kind.seats_max())));
         Arc::new(Self { free })
     }
@@ -83,7 +90,7 @@ impl Seat {
     /// From now on it is the seat of such a one; false: there is none free.
     pub(crate) fn change(&self, kind: Kind) -> bool {
         let mut held = self.held.lock();
-        if held.0 == kind || held.0 == Kind::Node {
+        if held.0 == kind || matches!(held.0, Kind::Node | Kind::Lane) {
             return true;
         }
         match self.seats.free(kind) {
@@ -110,6 +117,8 @@ mod tests {
         let guests = as_many(Kind::Guest);
         assert_eq!(guests.len(), GUESTS_MAX);
         let nodes = as_many(Kind::Node);
+        let lanes = as_many(Kind::Lane);
+        assert_eq!(lanes.len(), LANES_MAX);
         let strangers = as_many(Kind::Stranger);
         assert_eq!((nodes.len(), strangers.len()), (NODES_MAX, STRANGERS_MAX));
         assert!(seats.stranger().is_none());

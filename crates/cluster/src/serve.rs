@@ -15,6 +15,7 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,7 +25,7 @@ use feedline_model::{
 };
 use futures::{Stream, StreamExt as _};
 use http_body_util::{BodyExt as _, StreamBody};
-use hyper::body::Frame;
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::ask::Desk;
@@ -93,7 +94,7 @@ impl Serve {
     }
 
     /// The answer to a read, as frames that come as they are ready.
-    pub(crate) fn read(self: Arc<Self>, request: ReadRequest) -> Result<PortBody, String> {
+    pub(crate) async fn read(self: Arc<Self>, request: ReadRequest) -> Result<PortBody, String> {
         wire::check_count(&request.items)?;
         let priority = wire::priority(request.demand);
         let items: Vec<_> = request.items.into_iter().map(|item| self.mounted_item(item)).collect();
@@ -102,27 +103,37 @@ impl Serve {
             [Ok((_, id, range))] => Some((*id, range.clone())),
             _ => None,
         };
-        let first = match &only_item {
-            Some((id, range)) if !self.is_here(id, range) => Duration::ZERO,
-            _ => WAITING_EVERY,
-        };
         let serve = Arc::clone(&self);
-        let items = (0_u32..).zip(items);
-        let outcomes = futures::stream::iter(items).map(move |(index, item)| {
+        let read = move |(index, item)| {
             let serve = Arc::clone(&serve);
             async move {
                 let read = serve.item(index, item, request.only_cached, priority).await;
                 read.map_err(|fault| (index, fault))
             }
-        });
-        let sending = Sending {
-            outcomes: Box::pin(outcomes.buffer_unordered(ITEMS_AT_ONCE)),
-            beat: self.clock.sleep(first),
+        };
+        let is_one = items.len() == 1;
+        let mut items = (0_u32..).zip(items);
+        let mut sending = Sending {
+            outcomes: Box::pin(futures::stream::empty()),
+            beat: None,
             only_item,
             pieces: VecDeque::new(),
             room: None,
             serve: self,
         };
+        if is_one && let Some(only) = items.next() {
+            let mut read = Box::pin(read(only));
+            // What is in memory is answered as a whole, whose length is known.
+            if let Poll::Ready(outcome) = futures::poll!(&mut read) {
+                sending.take(outcome);
+                return Ok(sending.whole().boxed_unsync());
+            }
+            sending.outcomes = Box::pin(futures::stream::once(read));
+        } else {
+            let outcomes = futures::stream::iter(items).map(read);
+            sending.outcomes = Box::pin(outcomes.buffer_unordered(ITEMS_AT_ONCE));
+        }
+        sending.begin();
         let frames = futures::stream::unfold(sending, |mut sending| async move {
             let piece = sending.next().await?;
             Some((Ok::<_, BodyError>(Frame::data(piece)), sending))
@@ -188,7 +199,8 @@ impl Serve {
 /// An answer being sent.
 struct Sending {
     outcomes: Pin<Box<dyn Stream<Item = Outcome> + Send>>,
-    beat: Sleep,
+    /// When the peer hears of us next.
+    beat: Option<Sleep>,
     /// What it is about, if that is one object.
     only_item: Option<(ObjectId, Range<u64>)>,
     /// Of the item that came last.
@@ -199,20 +211,35 @@ struct Sending {
 }
 
 impl Sending {
+    /// Something is to be waited for.
+    fn begin(&mut self) {
+        let is_fetched =
+            self.only_item.as_ref().is_some_and(|(id, range)| !self.serve.is_here(id, range));
+        let first = if is_fetched { Duration::ZERO } else { WAITING_EVERY };
+        self.beat = Some(self.serve.clock.sleep(first));
+    }
+
+    /// All that is to be sent.
+    fn whole(self) -> Whole {
+        let left = self.pieces.iter().map(|piece| piece.len() as u64).sum();
+        Whole { pieces: self.pieces, left, _room: self.room }
+    }
+
     /// The next piece of the answer; `None` at its end.
     async fn next(&mut self) -> Option<Bytes> {
         if let Some(piece) = self.pieces.pop_front() {
             return Some(piece);
         }
         self.room = None;
+        let beat = self.beat.get_or_insert_with(|| self.serve.clock.sleep(WAITING_EVERY));
         tokio::select! {
             biased;
             outcome = self.outcomes.next() => {
                 self.take(outcome?);
                 self.pieces.pop_front()
             }
-            () = &mut self.beat => {
-                self.beat = self.serve.clock.sleep(WAITING_EVERY);
+            () = beat => {
+                self.beat = Some(self.serve.clock.sleep(WAITING_EVERY));
                 // Asked each time: what turns out to have rotted is fetched.
                 let item = self.only_item.as_ref();
                 let is_here = item.is_some_and(|(id, range)| self.serve.is_here(id, range));
@@ -245,5 +272,36 @@ impl Sending {
                 self.pieces.push_back(text);
             }
         }
+    }
+}
+
+/// An answer that is all at hand.
+struct Whole {
+    pieces: VecDeque<Bytes>,
+    /// Bytes of these.
+    left: u64,
+    /// Their part of the budget.
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl Body for Whole {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let piece = self.pieces.pop_front();
+        self.left -= piece.as_ref().map_or(0, |piece| piece.len() as u64);
+        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
     }
 }

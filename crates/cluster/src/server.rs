@@ -22,7 +22,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::header::DATE;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -155,7 +155,7 @@ impl Connection {
             }
             match self.seat.kind() {
                 Kind::Stranger => return Over::Silent,
-                Kind::Node => return std::future::pending().await,
+                Kind::Node | Kind::Lane => return std::future::pending().await,
                 Kind::Guest => {
                     let asked = Duration::from_millis(self.asked_ms.load(Ordering::Relaxed));
                     pause = (asked + GUEST_IDLE_MAX).saturating_sub(world.clock.monotonic());
@@ -252,6 +252,8 @@ async fn connection(stream: Box<dyn Stream>, state: Connection, serve: Arc<Serve
     builder
         .http1()
         .timer(world.timer.clone())
+        // Peers have no use for it, and hyper's is of the machine's clock; see `dated`.
+        .auto_date_header(false)
         .header_read_timeout(SPEAK_WITHIN)
         .max_buf_size(HEADERS_BYTES_MAX as usize);
     builder
@@ -261,7 +263,6 @@ async fn connection(stream: Box<dyn Stream>, state: Connection, serve: Arc<Serve
         .initial_connection_window_size(4 * STREAM_WINDOW_BYTES)
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(HEADERS_BYTES_MAX)
-        // Peers have no use for it, and hyper's is of the machine's clock; see `dated`.
         .auto_date_header(false)
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(SPEAK_WITHIN);
@@ -338,6 +339,7 @@ async fn answer_peer(
     request: Request<Incoming>,
 ) -> Response<PortBody> {
     let path = request.uri().path();
+    let kind = if request.version() == Version::HTTP_2 { Kind::Node } else { Kind::Lane };
     let (is_hello, is_load) = (path == HELLO_PATH, path == LOAD_PATH);
     let is_question = path == ASK_PATH;
     if !is_hello && !is_load && !is_question && path != READ_PATH {
@@ -362,7 +364,7 @@ async fn answer_peer(
     }
     if is_hello {
         return match body::<Hello>(world, request).await {
-            Ok(hello) => greet(state, serve, world, (&hello, wire)),
+            Ok(hello) => greet(state, serve, world, (&hello, wire, kind)),
             Err(refusal) => refusal,
         };
     }
@@ -392,7 +394,7 @@ async fn answer_peer(
         };
     }
     match body::<ReadRequest>(world, request).await {
-        Ok(read) => framed(Arc::clone(serve).read(read)),
+        Ok(read) => framed(Arc::clone(serve).read(read).await),
         Err(refusal) => refusal,
     }
 }
@@ -431,9 +433,9 @@ fn greet(
     state: &Connection,
     serve: &Serve,
     world: &World,
-    (hello, wire): (&Hello, u32),
+    (hello, wire, kind): (&Hello, u32, Kind),
 ) -> Response<PortBody> {
-    let welcome = || welcome(state, serve, world, (hello, wire));
+    let welcome = || welcome(state, serve, world, (hello, wire, kind));
     let Some(token) = &world.me.token else { return welcome() };
     if state.wire().is_some() {
         return welcome();
@@ -463,10 +465,10 @@ fn welcome(
     state: &Connection,
     serve: &Serve,
     world: &World,
-    (hello, wire): (&Hello, u32),
+    (hello, wire, kind): (&Hello, u32, Kind),
 ) -> Response<PortBody> {
-    if !state.seat.change(Kind::Node) {
-        let most = Kind::Node.seats_max();
+    if !state.seat.change(kind) {
+        let most = kind.seats_max();
         let message = format!("{most} connections of nodes are open here already");
         return refuse(StatusCode::SERVICE_UNAVAILABLE, message);
     }

@@ -400,6 +400,12 @@ impl Frames {
         }
     }
 
+    /// Bytes that must arrive until what is next is whole, a head or what a frame carries; 1 if nobody knows.
+    pub(crate) fn missing(&self) -> usize {
+        let next = self.head.map_or(HEAD_BYTES, |head| head.length);
+        next.saturating_sub(self.buffered).max(1)
+    }
+
     /// True between frames: a stream that ends here ends well.
     #[must_use]
     pub fn is_at_a_boundary(&self) -> bool {

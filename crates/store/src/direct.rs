@@ -1,17 +1,12 @@
 //! The way of a GET to the bucket: HTTP/1.1 over connections of our own, one body in one buffer.
 //!
-//! reqwest and hyper read a body of 100 KB in pieces, through a task for each connection, a queue and read
-//! buffers of 400 KB that stay with idle connections; then the pieces are copied together. Here the task that
-//! wants the body reads it from the socket into the buffer that the cache keeps. What that saves is in
+//! The exchanges and the idle connections are those of `feedline_http1`, which says why; what that saves is in
 //! docs/decisions/010.
 //!
 //! # Invariants
 //!
-//! - A connection is used again only after an answer was read to its end, the server keeps it open, and
-//!   nothing else has come on it. A request that is dropped takes its connection with it.
 //! - What fails on a used connection before a byte of an answer has come is tried once more on a new one:
 //!   servers close idle connections without notice.
-//! - Nothing is believed of the peer: heads, chunk sizes and trailers are bounded.
 //!
 //! # Deliberately absent
 //!
@@ -21,21 +16,20 @@
 //!
 //! # Reading order
 //!
-//! [`Direct`] sends a request; `head` makes and reads heads, `body` reads bodies, `idle` keeps connections.
+//! [`Direct`] sends a request, `head` makes its head.
 
-mod body;
 mod head;
-mod idle;
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::BytesMut;
+use feedline_http1::{Broken, Connection, Idle};
 use feedline_model::Clock;
 use http::uri::{Authority, Scheme};
 use http::{Method, Uri};
+use http_body_util::BodyExt as _;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
@@ -43,17 +37,12 @@ use object_store::client::{
     HttpClient, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
 };
 use rustls_platform_verifier::Verifier;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use tower_service::Service as _;
-
-use body::Body;
-use head::{Answer, HEAD_BYTES};
-use idle::Idle;
 
 /// A socket, with TLS or without.
 type Io = TokioIo<MaybeHttpsStream<TokioIo<TcpStream>>>;
@@ -63,14 +52,6 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// Variables that name a proxy, in small letters; they are read in capitals too.
 const PROXIES: [&str; 3] = ["http_proxy", "https_proxy", "all_proxy"];
-
-/// A connection between two answers, or in one.
-#[derive(Debug)]
-struct Connection {
-    io: Io,
-    /// What has come and is not taken yet. Small: bodies are not read into it.
-    read: BytesMut,
-}
 
 /// What a client is made of.
 #[derive(Debug)]
@@ -98,7 +79,7 @@ struct Direct {
     authority: Authority,
     connector: HttpsConnector<HttpConnector>,
     connect_timeout: Duration,
-    idle: Arc<Idle>,
+    idle: Arc<Idle<Io>>,
     others: HttpClient,
     clock: Arc<dyn Clock>,
 }
@@ -161,19 +142,6 @@ fn tls(scheme: &Scheme, authorities: &[CertificateDer<'static>]) -> Result<Clien
     Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
 }
 
-/// How an exchange failed.
-struct Broken {
-    /// Nothing of an answer had come.
-    unanswered: bool,
-    error: HttpError,
-}
-
-impl Broken {
-    fn new(unanswered: bool, error: io::Error) -> Self {
-        Self { unanswered, error: failure(error) }
-    }
-}
-
 /// What is no answer, or a connection that broke.
 fn failure(error: io::Error) -> HttpError {
     let kind = if error.kind() == io::ErrorKind::InvalidData {
@@ -184,10 +152,6 @@ fn failure(error: io::Error) -> HttpError {
     HttpError::new(kind, error)
 }
 
-fn invalid(why: impl Into<String>) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, why.into())
-}
-
 impl Direct {
     fn suits(&self, request: &HttpRequest) -> bool {
         request.method() == Method::GET
@@ -196,7 +160,7 @@ impl Direct {
             && request.uri().authority() == Some(&self.authority)
     }
 
-    async fn connect(&self, uri: Uri) -> Result<Connection, HttpError> {
+    async fn connect(&self, uri: Uri) -> Result<Connection<Io>, HttpError> {
         let mut connector = self.connector.clone();
         let stream = tokio::select! {
             connected = connector.call(uri) => {
@@ -208,38 +172,16 @@ impl Direct {
                 return Err(HttpError::new(HttpErrorKind::Timeout, error));
             }
         };
-        let read = BytesMut::with_capacity(HEAD_BYTES);
-        Ok(Connection { io: TokioIo::new(stream), read })
+        Ok(Connection::new(TokioIo::new(stream)))
     }
 
-    /// Sends a request and reads the head of its answer.
     async fn exchange(
         &self,
-        mut connection: Connection,
+        connection: Connection<Io>,
         request: &[u8],
     ) -> Result<HttpResponse, Broken> {
-        let sent = async {
-            connection.io.write_all(request).await?;
-            connection.io.flush().await
-        };
-        sent.await.map_err(|error| Broken::new(true, error))?;
-        let answer = loop {
-            let unanswered = connection.read.is_empty();
-            match head::answer(&mut connection.read) {
-                Ok(Some(answer)) => break answer,
-                Ok(None) => {}
-                Err(error) => return Err(Broken::new(unanswered, error)),
-            }
-            match connection.io.read_buf(&mut connection.read).await {
-                Ok(0) => return Err(Broken::new(unanswered, closed())),
-                Ok(_) => {}
-                Err(error) => return Err(Broken::new(unanswered, error)),
-            }
-        };
-        let Answer { parts, framing, is_kept } = answer;
-        let idle = is_kept.then(|| Arc::clone(&self.idle));
-        let body = HttpResponseBody::new(Body::new(connection, framing, idle));
-        Ok(HttpResponse::from_parts(parts, body))
+        let response = connection.ask(request, Some(&self.idle)).await?;
+        Ok(response.map(|body| HttpResponseBody::new(body.map_err(failure))))
     }
 
     async fn get(&self, request: &HttpRequest) -> Result<HttpResponse, HttpError> {
@@ -248,16 +190,12 @@ impl Direct {
             match self.exchange(connection, &head).await {
                 Ok(response) => return Ok(response),
                 Err(broken) if broken.unanswered => {}
-                Err(broken) => return Err(broken.error),
+                Err(broken) => return Err(failure(broken.error)),
             }
         }
         let connection = self.connect(request.uri().clone()).await?;
-        self.exchange(connection, &head).await.map_err(|broken| broken.error)
+        self.exchange(connection, &head).await.map_err(|broken| failure(broken.error))
     }
-}
-
-fn closed() -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, "the connection was closed before an answer")
 }
 
 #[async_trait]

@@ -26,6 +26,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
@@ -308,6 +309,9 @@ pub(crate) const NO_WIRE: &str = "x-no-wire";
 /// What a peer of a test says to a read.
 pub(crate) type Says = Arc<dyn Fn() -> Response<Body> + Send + Sync>;
 
+/// The same, by the HTTP in which the read comes.
+pub(crate) type LaneSays = Arc<dyn Fn(http::Version) -> Option<Response<Body>> + Send + Sync>;
+
 /// A peer that greets like a node with nearly all of the weight, and answers reads as it is told.
 pub(crate) struct FakePeer {
     pub(crate) address: SocketAddr,
@@ -315,8 +319,17 @@ pub(crate) struct FakePeer {
 }
 
 impl FakePeer {
-    #[expect(clippy::disallowed_methods, reason = "a test owns its tasks")]
     pub(crate) async fn start(wire: u32, says: Says) -> Self {
+        Self::speaking(wire, Arc::new(move |_| Some(says())), false).await
+    }
+
+    /// As it answers a read that comes by one HTTP or the other; `None`: it closes the connection.
+    pub(crate) async fn with_lanes(says: LaneSays) -> Self {
+        Self::speaking(WIRE, says, true).await
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a test owns its tasks")]
+    async fn speaking(wire: u32, says: LaneSays, has_lanes: bool) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let reads = Arc::new(AtomicU64::new(0));
@@ -327,24 +340,32 @@ impl FakePeer {
                 let service = service_fn(move |request: Request<Incoming>| {
                     let (says, counted) = (Arc::clone(&says), Arc::clone(&counted));
                     async move {
-                        let mut response = if request.uri().path() == HELLO_PATH {
+                        let version = request.version();
+                        let path = request.uri().path().to_owned();
+                        // Or HTTP/1.1 closes the connection.
+                        request.into_body().collect().await.unwrap();
+                        let mut response = if path == HELLO_PATH {
                             hello(wire)
                         } else {
                             counted.fetch_add(1, Ordering::Relaxed);
-                            says()
+                            says(version).ok_or("closed")?
                         };
                         let headers = response.headers_mut();
                         // What answers for an older node knows nothing of versions.
                         if headers.remove(NO_WIRE).is_none() {
                             headers.entry(WIRE_HEADER).or_insert(wire.into());
                         }
-                        Ok::<_, Infallible>(response)
+                        Ok::<_, &str>(response)
                     }
                 });
-                tokio::spawn(
-                    hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                        .serve_connection(TokioIo::new(stream), service),
-                );
+                tokio::spawn(async move {
+                    let mut builder = auto::Builder::new(TokioExecutor::new());
+                    if !has_lanes {
+                        builder = builder.http2_only();
+                    }
+                    // Ends as the test wants it to.
+                    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+                });
             }
         });
         Self { address, reads }

@@ -8,6 +8,7 @@ mod crowd;
 mod etcd;
 mod full;
 mod hostile;
+mod lanes;
 mod loads;
 mod nodes;
 mod questions;

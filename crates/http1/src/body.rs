@@ -1,5 +1,6 @@
 //! Bodies, from the socket into the buffer that their reader keeps.
 
+use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,12 +8,12 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 use http_body::{Frame, SizeHint};
-use object_store::client::HttpError;
+use tokio::io::AsyncRead;
 use tokio_util::io::poll_read_buf;
 
-use super::head::Framing;
-use super::idle::Idle;
-use super::{Connection, failure, invalid};
+use crate::head::Framing;
+use crate::idle::Idle;
+use crate::{Connection, invalid};
 
 /// A body up to this comes in one piece; of a longer one the pieces tell that it goes on.
 const PIECE_BYTES: u64 = 256 << 10;
@@ -44,36 +45,75 @@ enum Left {
 }
 
 /// The body of an answer.
-#[derive(Debug)]
-pub(super) struct Body {
+pub struct Body<S> {
     /// `None` once the body has ended or failed.
-    connection: Option<Connection>,
+    connection: Option<Connection<S>>,
     left: Left,
     /// The piece that is being read.
     piece: Vec<u8>,
+    /// The next piece is not longer.
+    piece_max: u64,
     /// Where the connection goes at the end.
-    idle: Option<Arc<Idle>>,
+    idle: Option<Arc<Idle<S>>>,
+    /// The server keeps it open.
+    is_kept: bool,
+    /// The connection, if the body has ended, the server keeps it and it went nowhere.
+    free: Option<Connection<S>>,
 }
 
-impl Body {
-    pub(super) fn new(connection: Connection, framing: Framing, idle: Option<Arc<Idle>>) -> Self {
+impl<S> fmt::Debug for Body<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Body({:?})", self.left)
+    }
+}
+
+impl<S: AsyncRead + Unpin + Send + 'static> Body<S> {
+    pub(crate) fn new(
+        connection: Connection<S>,
+        framing: Framing,
+        is_kept: bool,
+        idle: Option<Arc<Idle<S>>>,
+    ) -> Self {
         let left = match framing {
             Framing::Length(bytes) => Left::Length(bytes),
             Framing::Chunked => Left::Size,
             Framing::Rest => Left::Rest,
         };
-        let mut body = Self { connection: Some(connection), left, piece: Vec::new(), idle };
+        let mut body = Self {
+            connection: Some(connection),
+            left,
+            piece: Vec::new(),
+            piece_max: PIECE_BYTES,
+            idle,
+            is_kept,
+            free: None,
+        };
         if let Left::Length(0) = left {
             body.end();
         }
         body
     }
 
+    /// The next piece has so many bytes at most, and one at least: so what a reader knows to end there comes in a
+    /// buffer of its own. Not while a piece is being read.
+    pub fn limit_piece(&mut self, bytes: usize) {
+        if self.piece.is_empty() {
+            self.piece_max = (bytes as u64).clamp(1, PIECE_BYTES);
+        }
+    }
+
     /// Nothing more is to come.
     fn end(&mut self) {
-        if let (Some(connection), Some(idle)) = (self.connection.take(), self.idle.take()) {
-            idle.put(connection);
+        let Some(connection) = self.connection.take().filter(|_| self.is_kept) else { return };
+        match self.idle.take() {
+            Some(idle) => idle.put(connection),
+            None => self.free = Some(connection),
         }
+    }
+
+    /// The connection, for the next request, if all of the body was read and it was not put to the idle ones.
+    pub fn into_connection(self) -> Option<Connection<S>> {
+        self.free
     }
 
     /// Reads a piece of exactly `bytes` bytes.
@@ -125,7 +165,7 @@ impl Body {
     fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
         match self.left {
             Left::Length(bytes) | Left::Chunk(bytes) => {
-                let piece = ready!(self.poll_piece(context, bytes.min(PIECE_BYTES)))?;
+                let piece = ready!(self.poll_piece(context, bytes.min(self.piece_max)))?;
                 let rest = bytes - piece.len() as u64;
                 self.left = match self.left {
                     Left::Chunk(_) if rest == 0 => Left::ChunkEnd,
@@ -195,21 +235,21 @@ fn ended() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "end of file before message length reached")
 }
 
-impl http_body::Body for Body {
+impl<S: AsyncRead + Unpin + Send + 'static> http_body::Body for Body<S> {
     type Data = Bytes;
-    type Error = HttpError;
+    type Error = io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         while self.connection.is_some() {
             match ready!(self.poll_step(context)) {
                 Ok(Some(piece)) => return Poll::Ready(Some(Ok(Frame::data(piece)))),
                 Ok(None) => {}
                 Err(error) => {
                     self.connection = None;
-                    return Poll::Ready(Some(Err(failure(error))));
+                    return Poll::Ready(Some(Err(error)));
                 }
             }
         }

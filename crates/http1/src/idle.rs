@@ -1,6 +1,7 @@
 //! Connections between two requests: the one used last is used first, so that those too many grow old.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Waker};
@@ -8,38 +9,41 @@ use std::time::Duration;
 
 use feedline_model::Clock;
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead as _, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::runtime::Handle;
 
-use super::Connection;
-use super::head::HEAD_BYTES;
+use crate::Connection;
+use crate::head::HEAD_BYTES;
 
-/// See the module.
-#[derive(Debug)]
-pub(super) struct Idle {
-    connections: Mutex<Kept>,
+/// Connections between two requests.
+pub struct Idle<S> {
+    connections: Mutex<Kept<S>>,
     max: usize,
     timeout: Duration,
     clock: Arc<dyn Clock>,
     tasks: Handle,
 }
 
-#[derive(Debug, Default)]
-struct Kept {
+struct Kept<S> {
     /// The one used last is last; since when each is idle, by the clock.
-    connections: VecDeque<(Duration, Connection)>,
+    connections: VecDeque<(Duration, Connection<S>)>,
     /// A task looks after them.
     watched: bool,
 }
 
-impl Idle {
-    pub(super) fn new(
-        max: usize,
-        timeout: Duration,
-        clock: Arc<dyn Clock>,
-        tasks: Handle,
-    ) -> Arc<Self> {
-        Arc::new(Self { connections: Mutex::default(), max, timeout, clock, tasks })
+impl<S> fmt::Debug for Idle<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kept = self.connections.lock().connections.len();
+        write!(f, "Idle({kept} of {})", self.max)
+    }
+}
+
+impl<S: AsyncRead + Unpin + Send + 'static> Idle<S> {
+    /// At most `max`, each for `timeout`; `tasks` looks after them.
+    #[must_use]
+    pub fn new(max: usize, timeout: Duration, clock: Arc<dyn Clock>, tasks: Handle) -> Arc<Self> {
+        let kept = Kept { connections: VecDeque::new(), watched: false };
+        Arc::new(Self { connections: Mutex::new(kept), max, timeout, clock, tasks })
     }
 
     fn is_old(&self, since: Duration) -> bool {
@@ -47,7 +51,7 @@ impl Idle {
     }
 
     /// A connection that is open as far as this end knows.
-    pub(super) fn take(&self) -> Option<Connection> {
+    pub fn take(&self) -> Option<Connection<S>> {
         loop {
             let (since, mut connection) = self.connections.lock().connections.pop_back()?;
             if !self.is_old(since) && is_open(&mut connection) {
@@ -57,7 +61,7 @@ impl Idle {
     }
 
     /// Keeps a connection on which an answer was read to its end.
-    pub(super) fn put(self: &Arc<Self>, mut connection: Connection) {
+    pub fn put(self: &Arc<Self>, mut connection: Connection<S>) {
         // More than was asked for: what follows could be taken for an answer.
         if !connection.read.is_empty() {
             return;
@@ -93,7 +97,11 @@ impl Idle {
 }
 
 /// Closes idle connections when their time is over, as long as there are any.
-async fn watch(idle: Weak<Idle>, clock: Arc<dyn Clock>, pause: Duration) {
+async fn watch<S: AsyncRead + Unpin + Send + 'static>(
+    idle: Weak<Idle<S>>,
+    clock: Arc<dyn Clock>,
+    pause: Duration,
+) {
     loop {
         clock.sleep(pause).await;
         if !idle.upgrade().is_some_and(|idle| idle.close_old()) {
@@ -103,7 +111,7 @@ async fn watch(idle: Weak<Idle>, clock: Arc<dyn Clock>, pause: Duration) {
 }
 
 /// False: the peer has closed it, or sent what nobody asked for.
-fn is_open(connection: &mut Connection) -> bool {
+fn is_open<S: AsyncRead + Unpin>(connection: &mut Connection<S>) -> bool {
     let mut byte = [0];
     let mut context = Context::from_waker(Waker::noop());
     let mut buffer = ReadBuf::new(&mut byte);
