@@ -51,7 +51,11 @@ fn a_file_that_rots_at_its_owner_is_fetched_again_and_the_owner_stays_trusted() 
     cluster.read(1, 0, 0..FILES);
     let of = |node| objects(&sandbox, node, 20_000);
     wait_until("all files to be on the disk of their reader", || of(1).len() == FILES);
-    let others: BTreeSet<_> = of(0).union(&of(2)).cloned().collect();
+    let others = || -> BTreeSet<_> { of(0).union(&of(2)).cloned().collect() };
+    // What it got from an owner is on that one's disk a moment later.
+    let from_peers = cluster.status(1)["cluster"]["bytes_from_peers"].as_u64().unwrap() / 20_000;
+    wait_until("the others' to be on theirs", || from_peers <= others().len() as u64);
+    let others = others();
     let owned: Vec<_> = of(1).difference(&others).cloned().collect();
     assert!(10 < owned.len(), "{owned:?}");
     // when a bit of one turns,
