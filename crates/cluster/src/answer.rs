@@ -18,12 +18,12 @@ use crate::wire::{FrameKind, Frames, REASON_BYTES_MAX};
 
 /// The body of an answer, by the way it came.
 #[derive(Debug)]
-pub(crate) enum Way {
+pub(crate) enum AnswerBody {
     Http2(Incoming),
     Lane(Body<Lane>),
 }
 
-impl Way {
+impl AnswerBody {
     /// The next piece, of which `missing` bytes belong together; `None` at the end.
     async fn piece(&mut self, missing: usize) -> Option<Result<Bytes, Fault>> {
         let frame = match self {
@@ -41,7 +41,7 @@ impl Way {
 /// An answer under way. Dropping it ends the request.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    body: Way,
+    body: AnswerBody,
     frames: Frames,
     /// Of each item; `None` once it has come.
     lengths: Vec<Option<u64>>,
@@ -59,7 +59,7 @@ pub(crate) type Given = (usize, Result<Bytes, Fault>);
 
 impl Answer {
     pub(crate) fn new(
-        body: Way,
+        body: AnswerBody,
         lengths: Vec<u64>,
         clock: Arc<dyn Clock>,
         started: Duration,

@@ -17,24 +17,24 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use feedline_http1::{Body, Connection, Idle};
 use http::Response;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::fault::{Fault, Reason};
-use crate::hello::{Fresh, HELLO_LIMIT, Introduction, request_text};
+use crate::greeters::now_ms;
+use crate::hello::{Fresh, HELLO_LIMIT, Introduction, encode, request_text};
 use crate::net::Stream;
 use crate::pace::Signs;
 use crate::parts::within;
 use crate::peer::World;
 use crate::versions::Versions;
-use crate::wire::READ_PATH;
+use crate::wire::{READ_PATH, ReadRequest};
 
 /// Lanes to one peer: the readers of a machine that ask the same peer at the same moment.
 const LANES_MAX: usize = 16;
@@ -100,7 +100,7 @@ pub(crate) struct Lanes {
     idle: Arc<Idle<Lane>>,
     room: Arc<Semaphore>,
     /// None is opened before, in milliseconds of the node's clock.
-    not_before_ms: Arc<AtomicU64>,
+    not_before_ms: Arc<AtomicI64>,
 }
 
 impl Lanes {
@@ -117,7 +117,7 @@ impl Lanes {
     pub(crate) async fn ask(
         &self,
         (world, address): (&World, &Arc<str>),
-        body: &Bytes,
+        read: &ReadRequest,
         patience: Duration,
         signs: &Signs,
     ) -> Option<Result<Sent, Fault>> {
@@ -126,7 +126,10 @@ impl Lanes {
             return None;
         };
         let wire = lane.stream().wire;
-        let request = request_text(READ_PATH, body, Versions::only(wire));
+        let request = match encode(read) {
+            Ok(body) => request_text(READ_PATH, &body, Versions::only(wire)),
+            Err(fault) => return Some(Err(fault)),
+        };
         signs.sent(world.clock.monotonic());
         match within(&*world.clock, patience, lane.ask(&request, Some(&self.idle))).await {
             Some(Ok(response)) => Some(Ok((response, wire))),
@@ -144,7 +147,7 @@ impl Lanes {
 
     /// Opens one more lane, behind the read that found none.
     fn widen(&self, world: &World, address: &Arc<str>) {
-        if now_ms(world) < self.not_before_ms.load(Ordering::Relaxed) {
+        if now_ms(&*world.clock) < self.not_before_ms.load(Ordering::Relaxed) {
             return;
         }
         let room =
@@ -161,16 +164,12 @@ impl Lanes {
                 Ok(lane) => idle.put(lane),
                 Err(fault) => {
                     tracing::debug!(peer = %address, "no lane: {fault}");
-                    let pause = u64::try_from(PAUSE.as_millis()).expect("seconds");
-                    not_before_ms.store(now_ms(&world) + pause, Ordering::Relaxed);
+                    let pause = i64::try_from(PAUSE.as_millis()).expect("seconds");
+                    not_before_ms.store(now_ms(&*world.clock) + pause, Ordering::Relaxed);
                 }
             }
         });
     }
-}
-
-fn now_ms(world: &World) -> u64 {
-    u64::try_from(world.clock.monotonic().as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn open(

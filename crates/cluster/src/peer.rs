@@ -20,7 +20,7 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Semaphore};
 
-use crate::answer::{Answer, Way as Body};
+use crate::answer::{Answer, AnswerBody};
 use crate::ask::Reply;
 use crate::fault::{Fault, Reason};
 use crate::greeters::now_ms;
@@ -251,10 +251,10 @@ impl Peer {
         })?;
         let started = self.clock().monotonic();
         let body = match self.ask_lane(request, patience, signs).await {
-            Some(asked) => Body::Lane(asked?),
+            Some(asked) => AnswerBody::Lane(asked?),
             None => {
                 let response = self.post_within(READ_PATH, request, patience, signs).await?;
-                Body::Http2(self.accepted(response, patience).await?)
+                AnswerBody::Http2(self.accepted(response, patience).await?)
             }
         };
         let clock = Arc::clone(&self.world.clock);
@@ -272,11 +272,7 @@ impl Peer {
         if !request.demand || request.items.len() != 1 || self.health.is_gone() {
             return None;
         }
-        let body = match encode(request) {
-            Ok(body) => body,
-            Err(fault) => return Some(Err(fault)),
-        };
-        let sent = self.lanes.ask((&self.world, &self.address), &body, patience, signs).await?;
+        let sent = self.lanes.ask((&self.world, &self.address), request, patience, signs).await?;
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
         let agreed = sent.and_then(|(response, wire)| {
             agreed(Versions::only(wire), response.headers())?;
